@@ -1,0 +1,6 @@
+//! Floor 0, the domain: every decision that neap makes, as pure functions and state machines.
+//! Must not know IO, clocks, threads, actors or logs: time and everything seen come in as arguments.
+
+pub mod duration;
+pub mod names;
+pub mod program;

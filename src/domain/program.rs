@@ -1,0 +1,149 @@
+//! Owns what a manifest may say: the program, its routes, its process, and how it wants to be upgraded.
+//! A value of these types is valid. Must not know how a manifest is written (`manifest.rs`) or carried out.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::names::{ProgramName, Version};
+
+/// A program at a version, as its valid manifest tells it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    pub name: ProgramName,
+    pub version: Version,
+    pub routes: Vec<Route>,
+    pub strip_prefix: bool,
+    pub matches: Vec<Match>,
+    pub placement: PlacementRule,
+    pub kind: Kind,
+    /// To the first response byte; then 504.
+    #[serde(with = "super::duration::millis")]
+    pub request_timeout: Duration,
+    /// Bytes of a request's body; more is 413.
+    pub body_limit: u64,
+    pub health: Health,
+    pub upgrade: UpgradeRule,
+}
+
+/// `HOST/PREFIX`; no host means any host. The prefix starts with `/` and has no `/` at its end, save `/` itself.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Route {
+    pub host: Option<String>,
+    pub prefix: String,
+}
+
+/// Another way to know a program's requests than by route. `*` at the end or the start of a pattern matches anything.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Match {
+    /// A header's value, such as a transaction code. `name` is lower case.
+    Header { name: String, value: String },
+    /// A file name: the last segment of the path.
+    Path { pattern: String },
+}
+
+/// Which servers host a program: names or globs, and labels that a server must carry.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PlacementRule {
+    pub servers: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+}
+
+/// How an instance of the program comes to be.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Process(Process),
+    Static(StaticFiles),
+}
+
+/// A child process, started by argv and never by a shell.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Process {
+    pub command: Vec<String>,
+    pub env: BTreeMap<String, String>,
+    pub env_file: Option<String>,
+    /// Argv, run in the release's directory before the gate closes; empty: nothing to prepare.
+    pub prepare: Vec<String>,
+    pub stop_signal: StopSignal,
+    #[serde(with = "super::duration::millis")]
+    pub stop_timeout: Duration,
+}
+
+/// The signal that asks an instance to stop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum StopSignal {
+    Term,
+    Int,
+    Quit,
+    Hup,
+    Usr1,
+    Usr2,
+}
+
+/// A directory of files, served by `neap serve-static`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StaticFiles {
+    /// Relative to the release's directory.
+    pub root: String,
+    /// Unknown paths get `index.html`.
+    pub spa: bool,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Health {
+    /// `None`: a TCP connect.
+    pub path: Option<String>,
+    #[serde(with = "super::duration::millis")]
+    pub interval: Duration,
+    #[serde(with = "super::duration::millis")]
+    pub timeout: Duration,
+    #[serde(with = "super::duration::millis")]
+    pub start_timeout: Duration,
+    /// Failed probes in a row until the placement is unhealthy.
+    pub unhealthy_after: u32,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct UpgradeRule {
+    pub min_serving: MinServing,
+    #[serde(with = "super::duration::millis")]
+    pub drain_timeout: Duration,
+    pub on_drain_timeout: OnDrainTimeout,
+    pub long_lived: LongLived,
+    #[serde(with = "super::duration::millis")]
+    pub long_lived_grace: Duration,
+    /// Routers keep requests this long while no server can take them.
+    #[serde(with = "super::duration::millis")]
+    pub hold: Duration,
+    #[serde(with = "super::duration::millis")]
+    pub soak: Duration,
+}
+
+/// How many placements stay open and healthy through a ripple.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MinServing {
+    /// All but one batch, and at least one; none when requests are held (protocol P7).
+    Auto,
+    AtLeast(u32),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDrainTimeout {
+    /// Reopen the gate and stop the ripple.
+    Abort,
+    /// Cut what is left, counted.
+    Force,
+}
+
+/// What a drain does about WebSockets and event streams.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LongLived {
+    Wait,
+    Notify,
+}

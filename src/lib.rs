@@ -1,0 +1,3 @@
+//! neap upgrades one program on a cluster while everything else, and everyone, goes on.
+
+pub mod domain;
