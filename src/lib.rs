@@ -1,3 +1,7 @@
 //! neap upgrades one program on a cluster while everything else, and everyone, goes on.
 
 pub mod domain;
+pub mod link;
+pub mod store;
+pub mod telemetry;
+pub mod wire;
