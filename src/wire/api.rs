@@ -35,7 +35,7 @@ mod receipt;
 mod ripple;
 mod route;
 
-pub use node::{EventView, LoadView, NodeState, NodeView, Role, StatusView};
+pub use node::{EventView, LoadView, NodeState, NodeView, StatusView};
 pub use program::{
     ActiveRequest, ActiveRequests, LogLine, Logs, OldestRequest, PlacementState, PlacementView, ProgramSummary,
     ProgramView, ReleaseView,
@@ -46,6 +46,8 @@ pub use ripple::{
     SkippedStep, StepState, StepTimes, StepView, UpgradeRequest, WaitingFor,
 };
 pub use route::{Candidate, RouteTest};
+
+pub use super::role::Role;
 
 /// Every path of the API starts with this.
 pub const ROOT: &str = "/api/v1";

@@ -10,15 +10,7 @@ use super::program::{PlacementView, ProgramSummary};
 use super::ripple::RippleView;
 use super::words;
 use crate::domain::names::{NodeName, ProgramName, RippleId, RunId, Term};
-
-words! {
-    /// What a node does.
-    Role {
-        Router = "router",
-        AppServer = "app-server",
-        Management = "management",
-    }
-}
+use crate::wire::role::Role;
 
 words! {
     /// Whether a node is heard of: down after `[cluster] down_after` without a heartbeat.
