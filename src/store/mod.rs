@@ -137,8 +137,7 @@ impl Store {
     fn apply(&self, batch: sled::Batch) -> Result<(), StoreError> {
         guarded(|| {
             self.shared.records.apply_batch(batch)?;
-            self.shared.db.flush()?;
-            Ok(())
+            self.shared.flush()
         })
     }
 

@@ -1,15 +1,19 @@
 //! Owns how a store is opened: the lock, the check of what is there, and what happens to one that does not open.
 //! Must not know what the records mean.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Store, StoreError, guarded};
 
 const RECORDS_DIR: &str = "sled";
+const LOG_FILE: &str = "sled/db";
+const LARGE_DIR: &str = "sled/blobs";
 const RECORDS_TREE: &str = "records";
 const LOCK_FILE: &str = "lock";
 const IN_USE_FILE: &str = "in-use";
@@ -45,7 +49,45 @@ pub(super) struct Shared {
     pub records: sled::Tree,
     pub db: sled::Db,
     pub dir: PathBuf,
+    /// sled's file.
+    log: File,
+    /// Large records' own files, of those that are known to be on disk.
+    large: Mutex<BTreeSet<OsString>>,
     _lock: File,
+}
+
+impl Shared {
+    /// Puts on disk all that was written. sled's own flush asks the kernel for `sync_file_range`, which leaves the
+    /// file's length and the disk's cache to chance: enough against the process's death, not against the machine's.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.db.flush()?;
+        self.log.sync_data().map_err(StoreError::file(self.dir.join(LOG_FILE)))?;
+        let dir = self.dir.join(LARGE_DIR);
+        self.sync_large(&dir).map_err(StoreError::file(dir))
+    }
+
+    /// sled writes records of over 128 KiB to files of their own and never syncs those.
+    fn sync_large(&self, dir: &Path) -> io::Result<()> {
+        let mut known = self.large.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut present = BTreeSet::new();
+        for entry in fs::read_dir(dir)? {
+            present.insert(entry?.file_name());
+        }
+        let new: Vec<_> = present.difference(&known).collect();
+        for name in &new {
+            match File::open(dir.join(name)) {
+                Ok(file) => file.sync_data()?,
+                // Another save has outdated it meanwhile, and sled removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if !new.is_empty() {
+            File::open(dir)?.sync_all()?;
+        }
+        *known = present;
+        Ok(())
+    }
 }
 
 impl Store {
@@ -68,8 +110,9 @@ impl Store {
             }
         };
         let recovered = recovered.or(lost_unseen(dir, &records)?);
-        mark_in_use(dir, &db, &records)?;
-        let shared = Shared { records, db, dir: dir.to_owned(), _lock: lock };
+        let log = File::open(dir.join(LOG_FILE)).map_err(StoreError::file(dir.join(LOG_FILE)))?;
+        let shared = Shared { records, db, dir: dir.to_owned(), log, large: Mutex::default(), _lock: lock };
+        mark_in_use(&shared)?;
         Ok(Opened { store: Store { shared: Arc::new(shared) }, recovered })
     }
 }
@@ -167,14 +210,14 @@ fn lost_unseen(dir: &Path, records: &sled::Tree) -> Result<Option<String>, Store
     Ok(lost.then(|| "the store was in use, and its records are gone".to_owned()))
 }
 
-fn mark_in_use(dir: &Path, db: &sled::Db, records: &sled::Tree) -> Result<(), StoreError> {
+fn mark_in_use(shared: &Shared) -> Result<(), StoreError> {
     guarded(|| {
-        records.insert(IN_USE_FILE, "true")?;
-        db.flush()?;
-        Ok(())
+        shared.records.insert(IN_USE_FILE, "true")?;
+        shared.flush()
     })?;
-    let path = dir.join(IN_USE_FILE);
+    let path = shared.dir.join(IN_USE_FILE);
     let file = File::create(&path).map_err(StoreError::file(&path))?;
     file.sync_all().map_err(StoreError::file(&path))?;
-    super::export::sync_dir(dir)
+    super::export::sync_dir(&shared.dir.join(RECORDS_DIR))?;
+    super::export::sync_dir(&shared.dir)
 }

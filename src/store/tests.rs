@@ -113,6 +113,20 @@ fn records_are_read_back_by_key_and_by_prefix() {
 }
 
 #[test]
+fn a_large_record_is_in_a_file_of_its_own_and_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).store;
+    for round in 0..3_u8 {
+        store.put(Tree::Control, "list", &vec![round; 1 << 20]).unwrap();
+    }
+    assert!(std::fs::read_dir(dir.path().join("sled/blobs")).unwrap().next().is_some());
+    drop(store);
+    let Opened { store, recovered } = open(dir.path());
+    assert_eq!(recovered, None);
+    assert_eq!(store.get::<Vec<u8>>(Tree::Control, "list").unwrap(), Some(vec![2; 1 << 20]));
+}
+
+#[test]
 fn a_second_opener_is_refused_and_nothing_is_moved() {
     let dir = tempfile::tempdir().unwrap();
     let first = open(dir.path());
