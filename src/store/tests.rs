@@ -166,6 +166,22 @@ fn a_damaged_store_is_recovered_and_its_export_is_still_there() {
 }
 
 #[test]
+fn damage_anywhere_either_does_no_harm_or_is_told() {
+    for offset in (0..40_000).step_by(1_999) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).store;
+        for number in 0..300_u64 {
+            store.put(Tree::Control, format!("key-{number}"), &vec![number; 20]).unwrap();
+        }
+        drop(store);
+        damage(dir.path(), |bytes| bytes.iter_mut().skip(offset).take(64).for_each(|byte| *byte ^= 0xff));
+        let Opened { store, recovered } = open(dir.path());
+        let kept = store.keys(Tree::Control, "").unwrap().len();
+        assert_eq!(kept, if recovered.is_some() { 0 } else { 300 }, "damage at {offset}: {recovered:?}");
+    }
+}
+
+#[test]
 fn a_store_whose_snapshot_is_rubbish_is_moved_aside() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()));
