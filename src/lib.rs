@@ -3,6 +3,7 @@
 pub mod config;
 pub mod domain;
 pub mod link;
+pub mod management;
 pub mod store;
 pub mod telemetry;
 pub mod wire;
