@@ -2,7 +2,8 @@
 //! Must not know what the records mean.
 //!
 //! Everything is under one directory: `sled/` (the records), `export/NAME.json` (the control state, readable by people
-//! and by a node whose records are gone), `lock` (one process at a time), `in-use` (there have been records).
+//! and by a node whose records are gone), `lock` (one process at a time), `in-use` (how many
+//! saves there were).
 //!
 //! Calls block: a save is on disk, flushed, when it returns (protocol P11), which takes about a millisecond, or ten on
 //! a spinning disk. Control actors call it on their own thread; nothing on the request path calls it.
@@ -11,6 +12,7 @@ mod backup;
 mod export;
 pub mod mapped;
 mod open;
+mod tally;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -135,11 +137,7 @@ impl Store {
     }
 
     fn apply(&self, batch: sled::Batch) -> Result<(), StoreError> {
-        guarded(|| {
-            self.shared.records.apply_batch(batch)?;
-            self.shared.db.flush()?;
-            Ok(())
-        })
+        guarded(|| self.shared.apply(batch))
     }
 
     /// Writes one record, flushed.

@@ -1,18 +1,22 @@
 //! Owns how a store is opened: the lock, the check of what is there, and what happens to one that does not open.
 //! Must not know what the records mean.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::tally::Tally;
 use super::{Store, StoreError, guarded};
 
 const RECORDS_DIR: &str = "sled";
+const LOG_FILE: &str = "sled/db";
+const LARGE_DIR: &str = "sled/blobs";
 const RECORDS_TREE: &str = "records";
 const LOCK_FILE: &str = "lock";
-const IN_USE_FILE: &str = "in-use";
 const ASIDE: &str = "aside";
 /// How long the lock of a process that just died, or of a store just dropped, may take to go away.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -45,7 +49,57 @@ pub(super) struct Shared {
     pub records: sled::Tree,
     pub db: sled::Db,
     pub dir: PathBuf,
+    /// sled's file.
+    log: File,
+    /// Large records' own files, of those that are known to be on disk.
+    large: Mutex<BTreeSet<OsString>>,
+    /// Held for as long as a save takes: counts follow each other on disk.
+    tally: Mutex<Tally>,
     _lock: File,
+}
+
+impl Shared {
+    /// Makes a batch last.
+    pub fn apply(&self, mut batch: sled::Batch) -> Result<(), StoreError> {
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        tally.count(&mut batch);
+        self.records.apply_batch(batch)?;
+        self.flush()?;
+        tally.note();
+        Ok(())
+    }
+
+    /// Puts on disk all that was written. sled's own flush asks the kernel for `sync_file_range`, which leaves the
+    /// file's length and the disk's cache to chance: enough against the process's death, not against the machine's.
+    fn flush(&self) -> Result<(), StoreError> {
+        self.db.flush()?;
+        self.log.sync_data().map_err(StoreError::file(self.dir.join(LOG_FILE)))?;
+        let dir = self.dir.join(LARGE_DIR);
+        self.sync_large(&dir).map_err(StoreError::file(dir))
+    }
+
+    /// sled writes records of over 128 KiB to files of their own and never syncs those.
+    fn sync_large(&self, dir: &Path) -> io::Result<()> {
+        let mut known = self.large.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut present = BTreeSet::new();
+        for entry in fs::read_dir(dir)? {
+            present.insert(entry?.file_name());
+        }
+        let new: Vec<_> = present.difference(&known).collect();
+        for name in &new {
+            match File::open(dir.join(name)) {
+                Ok(file) => file.sync_data()?,
+                // Another save has outdated it meanwhile, and sled removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if !new.is_empty() {
+            File::open(dir)?.sync_all()?;
+        }
+        *known = present;
+        Ok(())
+    }
 }
 
 impl Store {
@@ -56,21 +110,35 @@ impl Store {
         let dir = dir.as_ref();
         fs::create_dir_all(dir).map_err(StoreError::file(dir))?;
         let lock = lock(dir)?;
-        let records_dir = dir.join(RECORDS_DIR);
-        let (db, records, recovered) = match open_checked(&records_dir, options) {
-            Ok((db, records)) => (db, records, None),
+        let mut tally = Tally::open(dir)?;
+        let (opened, recovered) = match open_whole(dir, &tally, options) {
             Err(error) if is_environment(&error) => return Err(error),
             Err(error) => {
                 let aside = move_aside(dir, stamp, options.kept_aside)?;
-                let why = format!("the store did not open ({error}); it was moved to {}", aside.display());
-                let (db, records) = open_checked(&records_dir, options)?;
-                (db, records, Some(why))
+                let why = format!("the store could not be used ({error}); it was moved to {}", aside.display());
+                (open_checked(&dir.join(RECORDS_DIR), options)?, Some(why))
             }
+            Ok(opened) => (opened, None),
         };
-        let recovered = recovered.or(lost_unseen(dir, &records)?);
-        mark_in_use(dir, &db, &records)?;
-        let shared = Shared { records, db, dir: dir.to_owned(), _lock: lock };
+        let (db, records) = opened;
+        guarded(|| tally.go_on(&records))?;
+        let log = File::open(dir.join(LOG_FILE)).map_err(StoreError::file(dir.join(LOG_FILE)))?;
+        let (large, tally) = (Mutex::default(), Mutex::new(tally));
+        let shared = Shared { records, db, dir: dir.to_owned(), log, large, tally, _lock: lock };
+        // The first save of this run: the directory's names last from here on.
+        guarded(|| shared.apply(sled::Batch::default()))?;
+        super::export::sync_dir(&dir.join(RECORDS_DIR))?;
+        super::export::sync_dir(dir)?;
         Ok(Opened { store: Store { shared: Arc::new(shared) }, recovered })
+    }
+}
+
+/// Opens the records and misses none.
+fn open_whole(dir: &Path, tally: &Tally, options: Options) -> Result<(sled::Db, sled::Tree), StoreError> {
+    let (db, records) = open_checked(&dir.join(RECORDS_DIR), options)?;
+    match guarded(|| tally.missing(&records))? {
+        0 => Ok((db, records)),
+        missing => Err(StoreError::Failed(format!("its last {missing} saves are missing"))),
     }
 }
 
@@ -157,24 +225,4 @@ fn move_aside(dir: &Path, stamp: &str, kept: usize) -> Result<PathBuf, StoreErro
 pub(super) fn free_name(path: &Path) -> PathBuf {
     let numbered = |number: u32| PathBuf::from(format!("{}.{number}", path.display()));
     if path.exists() { (2..).map(numbered).find(|path| !path.exists()).unwrap_or_default() } else { path.to_owned() }
-}
-
-/// sled cuts a log that it cannot read to its last good part, down to nothing, without a word. A store that was in use
-/// and is empty has lost its records.
-fn lost_unseen(dir: &Path, records: &sled::Tree) -> Result<Option<String>, StoreError> {
-    let was_in_use = dir.join(IN_USE_FILE).exists();
-    let lost = was_in_use && guarded(|| Ok(records.get(IN_USE_FILE)?))?.is_none();
-    Ok(lost.then(|| "the store was in use, and its records are gone".to_owned()))
-}
-
-fn mark_in_use(dir: &Path, db: &sled::Db, records: &sled::Tree) -> Result<(), StoreError> {
-    guarded(|| {
-        records.insert(IN_USE_FILE, "true")?;
-        db.flush()?;
-        Ok(())
-    })?;
-    let path = dir.join(IN_USE_FILE);
-    let file = File::create(&path).map_err(StoreError::file(&path))?;
-    file.sync_all().map_err(StoreError::file(&path))?;
-    super::export::sync_dir(dir)
 }

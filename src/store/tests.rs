@@ -113,6 +113,20 @@ fn records_are_read_back_by_key_and_by_prefix() {
 }
 
 #[test]
+fn a_large_record_is_in_a_file_of_its_own_and_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).store;
+    for round in 0..3_u8 {
+        store.put(Tree::Control, "list", &vec![round; 1 << 20]).unwrap();
+    }
+    assert!(std::fs::read_dir(dir.path().join("sled/blobs")).unwrap().next().is_some());
+    drop(store);
+    let Opened { store, recovered } = open(dir.path());
+    assert_eq!(recovered, None);
+    assert_eq!(store.get::<Vec<u8>>(Tree::Control, "list").unwrap(), Some(vec![2; 1 << 20]));
+}
+
+#[test]
 fn a_second_opener_is_refused_and_nothing_is_moved() {
     let dir = tempfile::tempdir().unwrap();
     let first = open(dir.path());
@@ -148,6 +162,22 @@ fn a_damaged_store_is_recovered_and_its_export_is_still_there() {
         store.put(Tree::Control, "a", &2).unwrap();
         drop(store);
         assert_eq!(open(dir.path()).recovered, None, "once is enough");
+    }
+}
+
+#[test]
+fn damage_anywhere_either_does_no_harm_or_is_told() {
+    for offset in (0..40_000).step_by(1_999) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).store;
+        for number in 0..300_u64 {
+            store.put(Tree::Control, format!("key-{number}"), &vec![number; 20]).unwrap();
+        }
+        drop(store);
+        damage(dir.path(), |bytes| bytes.iter_mut().skip(offset).take(64).for_each(|byte| *byte ^= 0xff));
+        let Opened { store, recovered } = open(dir.path());
+        let kept = store.keys(Tree::Control, "").unwrap().len();
+        assert_eq!(kept, if recovered.is_some() { 0 } else { 300 }, "damage at {offset}: {recovered:?}");
     }
 }
 
