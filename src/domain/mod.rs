@@ -2,5 +2,6 @@
 //! Must not know IO, clocks, threads, actors or logs: time and everything seen come in as arguments.
 
 pub mod duration;
+pub mod manifest;
 pub mod names;
 pub mod program;
