@@ -14,6 +14,7 @@ use super::names::Version;
 use super::program::Manifest;
 
 pub use argv::{Facts, substitute};
+pub use sections::variable_problem;
 
 /// The name of the manifest in a release's directory.
 pub const FILE_NAME: &str = "program.toml";
