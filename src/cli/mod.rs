@@ -1,0 +1,3 @@
+//! Owns the command line: one file a command. Must not know how anything is done.
+
+pub mod traffic;
