@@ -244,6 +244,9 @@ pub fn table(report: &Report) -> String {
         let cells = [name.to_owned()].into_iter().chain(numbers).chain(times).chain([pairs(&counts.by_version)]);
         table.add_row(cells.map(|cell| clean(&cell)));
     }
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((u16::from(index > 0), 1));
+    }
     let mut text: String = table.lines().map(|line| line.trim_end().to_owned() + "\n").collect();
     notes(&mut text, &report.all);
     text
