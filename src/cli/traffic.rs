@@ -27,8 +27,11 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// if nothing failed.
 #[derive(Args, Debug)]
 pub struct TrafficArgs {
-    /// Where to send it: http://HOST[:PORT][/PATH]; several are driven at once
-    #[arg(required = true, value_name = "URL")]
+    #[arg(
+        required = true,
+        value_name = "URL",
+        help = "Where to send it: http://HOST[:PORT][/PATH]; several are driven at once"
+    )]
     pub urls: Vec<Url>,
     /// Requests a second: one for all URLs, or one for each in turn
     #[arg(long, value_name = "N", default_value = "10")]
@@ -39,7 +42,7 @@ pub struct TrafficArgs {
     /// Clients that hold sessions (not built yet)
     #[arg(long, value_name = "N")]
     pub sessions: Option<u32>,
-    /// What to send, as [[request]] tables: one file for all URLs, or one for each in turn
+    /// A file that says what to send: one for all URLs, or one for each in turn
     #[arg(long, value_name = "FILE")]
     pub mix: Vec<PathBuf>,
     /// A header for every request, "Name: value"; Host replaces the URL's own
