@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ExitCode::from(neap::cli::main(std::env::args_os()))
+    neap::cli::main(std::env::args_os())
 }
