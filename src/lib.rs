@@ -1,6 +1,12 @@
 //! neap upgrades one program on a cluster while everything else, and everyone, goes on.
 
 pub mod cli;
+pub mod config;
 pub mod domain;
+pub mod link;
+pub mod management;
+pub mod programs;
+pub mod store;
+pub mod telemetry;
 pub mod traffic;
 pub mod wire;

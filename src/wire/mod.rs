@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod envelope;
+pub mod messages;
 pub mod page;
 pub mod problem;
 pub mod role;

@@ -63,6 +63,7 @@ codes! {
     NotFound           "not_found"            404 2 "There is nothing here";
     MethodNotAllowed   "method_not_allowed"   405 2 "This cannot be done to that";
     VersionInUse       "version_in_use"       409 5 "The version names other content";
+    NothingToDo        "nothing_to_do"        200 0 "There is nothing to do";
     Busy               "busy"                 409 5 "The program has an operation under way";
     MinServing         "min_serving"          409 5 "Too few servers would go on serving";
     NoServer           "no_server"            409 5 "No server hosts the program";
@@ -120,9 +121,9 @@ pub struct Fault {
 pub struct Problem {
     /// A URN of the code.
     #[serde(rename = "type", default)]
-    pub kind: String,
+    pub kind: Box<str>,
     #[serde(default)]
-    pub title: String,
+    pub title: Box<str>,
     #[serde(default)]
     pub status: u16,
     /// What is wrong, in one sentence, with the names in it.
@@ -139,8 +140,8 @@ pub struct Problem {
 impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self {
-            kind: format!("urn:neap:problem:{code}"),
-            title: code.title().to_owned(),
+            kind: format!("urn:neap:problem:{code}").into(),
+            title: code.title().into(),
             status: code.status(),
             detail: detail.into(),
             code,
@@ -183,7 +184,7 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let detail = if self.detail.is_empty() { &self.title } else { &self.detail };
+        let detail = if self.detail.is_empty() { &*self.title } else { &self.detail };
         write!(f, "{detail}")?;
         for fault in &self.errors {
             write!(f, "\n  {}", if fault.pointer.is_empty() { "/" } else { &fault.pointer })?;
