@@ -1,9 +1,5 @@
 //! The integration tests: real processes, real sockets, one crate.
 
-mod traffic;
-//! Tests of neap's parts with real processes, sockets and files.
-
-mod programs;
-//! The integration tests: real processes, real sockets, one crate.
-
 mod cli;
+mod programs;
+mod traffic;
