@@ -281,7 +281,7 @@ fn notes(text: &mut String, all: &Counts) {
     if all.failed == 0 {
         return;
     }
-    let kinds = all.by_failure.iter().map(|(kind, count)| format!("{count} {kind:?}")).collect::<Vec<_>>();
+    let kinds = all.by_failure.iter().map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>();
     let _ = writeln!(text, "\n{} failed: {}", all.failed, kinds.join(", "));
     for failure in &all.errors {
         let at = Duration::from_millis(failure.after_ms);
