@@ -1,0 +1,8 @@
+//! Owns what the proxy shows on real sockets: a raw client on one side, a scripted upstream on the other.
+
+mod bodies;
+mod clients;
+mod connections;
+mod refusals;
+mod support;
+mod tunnels;
