@@ -14,8 +14,8 @@ use super::buffer::{Input, Output};
 use super::download::{self, NoHead, Relayed};
 use super::exchange::{Exchange, Fate, Live, Meta};
 use super::handler::{AttemptFailure, Attempts, Failure, LongLived, Outcome, Target};
+use super::inbound::watch_peer;
 use super::response::{self, ResponseHead};
-use super::timer::Timer;
 use super::tunnel;
 use super::upload::{self, End, Progress};
 use super::writer::HeadWriter;
@@ -47,7 +47,7 @@ pub(super) async fn run<R: Attempts>(x: &mut Exchange<'_, '_, R>, target: &Targe
     let repeatable = x.meta.idempotent && x.body.is_repeatable();
     let limits = &x.worker.limits;
     let max_idle = if repeatable { limits.pool_idle } else { limits.reuse_idle };
-    if let Some(stream) = x.worker.pool.take(target.key, max_idle) {
+    if let Some(stream) = x.worker.pool.take(target.key, max_idle, repeatable) {
         match drive(x, target, stream).await {
             Driven::Died { unsent } if unsent || repeatable => {}
             driven => return settle(x, driven),
@@ -89,6 +89,7 @@ fn no_response<R: Attempts>(x: &mut Exchange<'_, '_, R>, why: &str) -> Attempted
 async fn connect<R: Attempts>(x: &Exchange<'_, '_, R>, target: &Target) -> io::Result<TcpStream> {
     let stream = tokio::time::timeout(x.worker.limits.connect_timeout, TcpStream::connect(target.addr)).await??;
     stream.set_nodelay(true)?;
+    watch_peer(&stream);
     Ok(stream)
 }
 
@@ -167,7 +168,7 @@ async fn converse<R: Attempts>(
     let Exchange { client, worker, meta, head, body, live, continued, .. } = x;
     let limits = &worker.limits;
     let (mut reader, mut writer) = stream.split();
-    let (progress, mut input, mut timer) = (Progress::default(), Input::default(), Timer::default());
+    let (progress, mut input, timer) = (Progress::default(), Input::default(), &mut client.upstream_timer);
     progress.go.set(!awaits);
     let (inbound, outbound) = (&mut client.inbound, &mut client.outbound);
     let mut upload = pin!(upload::run(&mut writer, inbound, head, body, &progress, !meta.keep_alive, limits));
@@ -176,7 +177,7 @@ async fn converse<R: Attempts>(
     let mut heard = false;
     let relay = loop {
         let raced = {
-            let head = download::head(&mut reader, &mut input, &progress, &mut timer, target.request_timeout);
+            let head = download::head(&mut reader, &mut input, &progress, timer, target.request_timeout);
             race(pin!(head), upload.as_mut(), live).await
         };
         match raced {
@@ -357,6 +358,7 @@ async fn carry_tunnel<R: Attempts>(
     mut surplus: Input,
 ) -> Attempted {
     let passed = tunnel::Passed::default();
+    watch_peer(x.client.inbound.reader.as_ref());
     let Exchange { client, live, worker, .. } = x;
     let cut = |cx: &mut std::task::Context<'_>| live.role().poll_cut(cx);
     let ended = tunnel::run(client, &mut stream, &mut surplus, &passed, worker.limits.half_closed, cut).await;

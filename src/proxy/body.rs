@@ -231,10 +231,7 @@ impl Decoder {
             if let Ok(httparse::Status::Complete((_, trailers))) = httparse::parse_headers(&self.trailers, &mut storage)
             {
                 let mut writer = HeadWriter::new(out);
-                trailers
-                    .iter()
-                    .filter(|field| may_trail(field.name))
-                    .for_each(|field| writer.add(field.name, field.value));
+                trailers.iter().filter(|field| may_trail(field.name)).for_each(|field| writer.copy(field));
             }
         }
         out.extend_from_slice(b"\r\n");

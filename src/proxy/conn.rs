@@ -17,6 +17,7 @@ use super::handler::{Attempts, Begin, Handler};
 use super::head;
 use super::inbound::{Client, Inbound, NoBytes, Outbound};
 use super::serve::Worker;
+use super::timer::Timer;
 use super::writer::HeadWriter;
 
 /// Serves one client's connection to its end.
@@ -24,7 +25,7 @@ pub(super) async fn run<H: Handler>(mut stream: TcpStream, peer: SocketAddr, han
     let _seat = poll_fn(|cx| Poll::Ready(worker.seat(cx.waker().clone()))).await;
     let (reader, writer) = stream.split();
     let outbound = Outbound::new(writer, worker.limits.write_idle);
-    let mut client = Client { inbound: Inbound::new(reader), outbound };
+    let mut client = Client { inbound: Inbound::new(reader), outbound, upstream_timer: Timer::default() };
     match requests(&mut client, peer, &*handler, &worker).await {
         Some(Fate::Close) => linger(&mut client, &worker).await,
         Some(Fate::Reset) => {
@@ -63,12 +64,14 @@ async fn requests<H: Handler>(client: &mut Client<'_>, peer: SocketAddr, handler
 /// requests are skipped (RFC 9112, 2.2), and count as no request.
 async fn wait_for_request(inbound: &mut Inbound<'_>, worker: &Worker) -> Option<()> {
     inbound.expect_within(worker.limits.idle_timeout);
+    // Without an idle timeout only the other side closes, even now: its next request may already be on the way (P2c).
+    let closes = worker.limits.idle_timeout.is_some();
     loop {
         while inbound.input.filled().starts_with(b"\r\n") {
             inbound.input.consume(2);
         }
         match inbound.input.filled() {
-            [] | [b'\r'] => inbound.fill(|| worker.is_draining()).await.ok()?,
+            [] | [b'\r'] => inbound.fill(|| closes && worker.is_draining()).await.ok()?,
             _ => return Some(()),
         }
     }

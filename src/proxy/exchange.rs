@@ -133,8 +133,10 @@ pub(super) async fn run<R: Attempts>(
     let (head_bytes, live) = (head.len(), Live::new(request));
     let mut exchange = Exchange { client, worker, meta, head, head_bytes, body, live, continued: false };
     let (outcome, fate) = exchange.carry().await;
-    exchange.live.received.set(exchange.live.received.get() + exchange.body.received);
-    exchange.live.end(outcome);
+    let Exchange { body, live, .. } = exchange;
+    live.received.set(live.received.get() + body.received);
+    drop(body);
+    live.end(outcome);
     fate
 }
 

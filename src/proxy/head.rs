@@ -75,7 +75,7 @@ impl<'a> RequestHead<'a> {
         head.add("Host", self.host);
         for header in self.headers {
             if self.is_end_to_end(header.name) && keeps(header.name) {
-                head.add(header.name, header.value);
+                head.copy(header);
             }
         }
     }

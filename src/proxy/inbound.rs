@@ -7,7 +7,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use super::buffer::Input;
@@ -17,6 +19,17 @@ use super::timer::Timer;
 pub(super) struct Client<'c> {
     pub inbound: Inbound<'c>,
     pub outbound: Outbound<'c>,
+    /// Of the upstream's answer; kept here because it is set for every request.
+    pub upstream_timer: Timer,
+}
+
+/// Lets the kernel find out, within a minute, that the machine at the other end is gone. For connections on which this
+/// side may wait for ever: a failure costs this knowledge only.
+pub(super) fn watch_peer(stream: &TcpStream) {
+    let _ = sockopt::set_tcp_keepidle(stream, Duration::from_secs(30));
+    let _ = sockopt::set_tcp_keepintvl(stream, Duration::from_secs(10));
+    let _ = sockopt::set_tcp_keepcnt(stream, 3);
+    let _ = sockopt::set_socket_keepalive(stream, true);
 }
 
 /// What a client sends.

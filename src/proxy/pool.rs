@@ -11,7 +11,8 @@ use tokio::net::TcpStream;
 
 use super::limits::Limits;
 
-/// A connection used this recently is checked by what is already known of it, without a system call.
+/// A connection used this recently is checked by what is already known of it, without a system call; where being wrong
+/// costs no more than a repeat.
 const SURELY_ALIVE: Duration = Duration::from_millis(10);
 
 struct Idle {
@@ -40,7 +41,7 @@ impl Pool {
     }
 
     /// Takes the last used connection to `key` that has been idle for at most `max_idle` and still stands.
-    pub fn take(&self, key: u64, max_idle: Duration) -> Option<TcpStream> {
+    pub fn take(&self, key: u64, max_idle: Duration, repeatable: bool) -> Option<TcpStream> {
         let mut idle = self.idle.borrow_mut();
         let Connections { by_key, count } = &mut *idle;
         let connections = by_key.get_mut(&key)?;
@@ -52,7 +53,7 @@ impl Pool {
             }
             let stream = connections.pop()?.stream;
             *count -= 1;
-            if is_quiet(&stream, age > SURELY_ALIVE) {
+            if is_quiet(&stream, !repeatable || age > SURELY_ALIVE) {
                 return Some(stream);
             }
         }

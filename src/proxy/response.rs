@@ -50,7 +50,7 @@ impl<'a> ResponseHead<'a> {
                 || field.name.eq_ignore_ascii_case("content-length")
                 || (lists && listed());
             if !own {
-                head.add(field.name, field.value);
+                head.copy(field);
             }
         }
     }

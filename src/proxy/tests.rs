@@ -4,5 +4,6 @@ mod bodies;
 mod clients;
 mod connections;
 mod refusals;
+mod stress;
 mod support;
 mod tunnels;

@@ -32,6 +32,15 @@ impl<'a> HeadWriter<'a> {
         self.end_line(start);
     }
 
+    /// Adds a field that was parsed, and so cannot end its line.
+    pub(super) fn copy(&mut self, field: &httparse::Header<'_>) {
+        self.out.reserve(field.name.len() + field.value.len() + 4);
+        self.out.extend_from_slice(field.name.as_bytes());
+        self.out.extend_from_slice(b": ");
+        self.out.extend_from_slice(field.value);
+        self.out.extend_from_slice(b"\r\n");
+    }
+
     fn end_line(&mut self, start: usize) {
         for byte in &mut self.out[start..] {
             if matches!(byte, b'\r' | b'\n' | 0) {

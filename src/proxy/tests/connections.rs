@@ -99,17 +99,19 @@ fn a_request_unsafe_to_repeat_never_travels_on_a_connection_idle_too_long() {
 
 #[test]
 fn a_connection_closed_while_idle_is_not_reused() {
-    let upstream = Upstream::start(|peer, number| {
+    let (close, closed) = std::sync::mpsc::channel();
+    let upstream = Upstream::start(move |peer, number| {
         peer.message();
         peer.send(ok(&number.to_string()));
+        peer.stream.shutdown(std::net::Shutdown::Both).unwrap();
+        close.send(()).unwrap();
     });
     let proxy = Proxy::start(Script::to([target(upstream.addr)]));
     let mut client = proxy.connect();
-    for number in 0..20 {
-        // Past the time in which a connection is taken for alive without asking the kernel.
-        std::thread::sleep(Duration::from_millis(15));
+    for number in 0..50 {
         client.send(post("x"));
         assert_eq!(client.message().1, number.to_string().as_bytes());
+        closed.recv_timeout(Duration::from_secs(5)).unwrap();
     }
 }
 

@@ -151,6 +151,7 @@ pub struct Proxy {
     pub log: Log,
     pub cuts: Arc<Mutex<Vec<Arc<Cut>>>>,
     pub shutdown: Shutdown,
+    pub budget: Arc<ReplayBudget>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -163,7 +164,7 @@ impl Proxy {
         let listener = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
         let addr = listener.local_addr().unwrap();
         let (log, cuts, shutdown) = (script.log.clone(), Arc::clone(&script.cuts), Shutdown::new());
-        let ends = shutdown.clone();
+        let (ends, budget) = (shutdown.clone(), Arc::clone(&limits.replay_budget));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let serving = serve(listener, Rc::new(script), limits, ends.clone());
@@ -175,7 +176,7 @@ impl Proxy {
                 tokio::select! { served = serving => served.unwrap(), () = grace => {} }
             });
         });
-        Self { addr, log, cuts, shutdown, thread: Some(thread) }
+        Self { addr, log, cuts, shutdown, budget, thread: Some(thread) }
     }
 
     pub fn connect(&self) -> Peer {
