@@ -69,7 +69,11 @@ struct Talk<'t, 'c, R: Attempts> {
 enum Verdict {
     Interim,
     Continue,
-    Refused { header: String, rest: u64 },
+    /// `rest`: the length of its body, where the connection is kept after it.
+    Refused {
+        header: String,
+        rest: Option<u64>,
+    },
     Tunnel,
     Bad,
     Final(Relay),
@@ -117,7 +121,7 @@ impl<R: Attempts> Talk<'_, '_, R> {
                 Verdict::Final(relay) => return Heard::Final(relay),
                 Verdict::Bad => return over(self.bad_response()),
                 Verdict::Refused { header, rest } => {
-                    let clean = self.progress.done.get() && self.input.len() as u64 == rest;
+                    let clean = self.progress.done.get() && rest == Some(self.input.len() as u64);
                     return Heard::Over(Driven::Refused(header), clean);
                 }
                 verdict => {
@@ -222,7 +226,11 @@ fn judge<R: Attempts>(
         && refusable
         && let Some(refused) = head.header("neap-refused")
     {
-        let rest = if let Framing::Length(rest) = head.body { rest } else { 0 };
+        let rest = match head.body {
+            Framing::Length(rest) if head.keep_alive => Some(rest),
+            Framing::Empty if head.keep_alive => Some(0),
+            _ => None,
+        };
         return Verdict::Refused { header: refused.to_owned(), rest };
     }
     if head.status == 101 && !(meta.websocket && head.accepts_websocket()) {
