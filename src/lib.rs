@@ -10,3 +10,4 @@ pub mod store;
 pub mod telemetry;
 pub mod traffic;
 pub mod wire;
+pub mod proxy;
