@@ -6,6 +6,7 @@ pub mod domain;
 pub mod link;
 pub mod management;
 pub mod programs;
+pub mod router;
 pub mod store;
 pub mod telemetry;
 pub mod traffic;
