@@ -1,4 +1,9 @@
 //! neap upgrades one program on a cluster while everything else, and everyone, goes on.
 
+pub mod config;
 pub mod domain;
+pub mod link;
+pub mod management;
+pub mod store;
+pub mod telemetry;
 pub mod wire;

@@ -4,6 +4,7 @@
 pub mod duration;
 pub mod gate;
 pub mod leader;
+pub mod ledger;
 pub mod names;
 pub mod placement;
 pub mod program;
