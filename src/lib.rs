@@ -7,3 +7,4 @@ pub mod management;
 pub mod store;
 pub mod telemetry;
 pub mod wire;
+pub mod proxy;
