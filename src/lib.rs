@@ -8,3 +8,4 @@ pub mod store;
 pub mod telemetry;
 pub mod wire;
 pub mod proxy;
+pub mod programs;

@@ -1,0 +1,3 @@
+//! Tests of neap's parts with real processes, sockets and files.
+
+mod programs;
