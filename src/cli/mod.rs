@@ -18,19 +18,21 @@ mod run;
 mod seams;
 mod serve;
 mod status;
+pub mod traffic;
 mod unbuilt;
 mod upgrade;
 mod watch;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use self::address::Address;
 use self::client::Client;
-use self::failure::{EXIT_OK, Failure};
+use self::failure::Failure;
 use self::out::{Format, Out};
 use self::unbuilt::Unbuilt;
 
@@ -95,6 +97,8 @@ enum Command {
     /// Routes: list, and test which rule and server a URL gets, and why
     #[command(subcommand)]
     Route(route::RouteCommand),
+    /// Sends open-loop load and checks every answer
+    Traffic(traffic::TrafficArgs),
     /// Lists what happened in the cluster
     Events(events::EventsArgs),
     /// A node's configuration: check it, show it
@@ -115,28 +119,31 @@ struct Ctx {
 }
 
 /// Parses, carries out, and answers with the exit code.
-pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            return u8::try_from(error.exit_code()).unwrap_or(failure::EXIT_USAGE);
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(failure::EXIT_USAGE));
         }
     };
-    match dispatch(cli) {
-        Ok(()) => EXIT_OK,
+    let out = cli.global.out();
+    if let Command::Traffic(args) = &cli.command {
+        let show = traffic::Show { json: out.format != Format::Table, quiet: out.quiet, timeout: cli.global.timeout };
+        return traffic::run(args, show);
+    }
+    match dispatch(cli, out) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if let Some(words) = failure.message() {
                 out::complain(&words);
             }
-            failure.exit()
+            ExitCode::from(failure.exit())
         }
     }
 }
 
-fn dispatch(cli: Cli) -> Result<(), Failure> {
-    let color = !cli.global.no_color && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let out = Out { format: cli.global.output, quiet: cli.global.quiet, color };
+fn dispatch(cli: Cli, out: Out) -> Result<(), Failure> {
     match cli.command {
         Command::Run(args) => args.run(cli.global.verbose),
         Command::Config(command) => command.run(&out),
@@ -161,7 +168,9 @@ async fn ask(command: Command, ctx: &Ctx) -> Result<(), Failure> {
         Command::Node(command) => command.run(ctx).await,
         Command::Route(command) => command.run(ctx).await,
         Command::Events(args) => args.run(ctx).await,
+        // Carried out in `dispatch` and before.
         Command::Run(_)
+        | Command::Traffic(_)
         | Command::Config(_)
         | Command::ServeStatic(_)
         | Command::LaunchInstance(_)
@@ -177,6 +186,11 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 impl Global {
+    fn out(&self) -> Out {
+        let color = !self.no_color && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Out { format: self.output, quiet: self.quiet, color }
+    }
+
     fn client(&self) -> Result<Client, Failure> {
         Ok(Client::new(self.address.clone(), self.token()?, self.timeout))
     }

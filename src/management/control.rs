@@ -1,12 +1,13 @@
 //! Owns management's whole state in memory: the leadership, the nodes, the releases, the ripples' records; how it is
 //! loaded, and what has to be saved. Decides nothing by itself: `Leader` does. Must not know actors or HTTP.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Instant;
 
 use jiff::Timestamp;
 
-use super::records::{Disk, Loaded, NodeRecord, ReleaseRecord, RippleRecord};
+use super::observer::Watch;
+use super::records::{Disk, NodeRecord, ReleaseRecord, RippleRecord, State};
 use crate::domain::leader::Leader;
 use crate::domain::names::{NodeName, ProgramName, Release, Revision, RippleId, RunId, ServerName, Term, Version};
 use crate::domain::placement::Millis;
@@ -40,6 +41,7 @@ pub struct Control {
     pub releases: BTreeMap<ProgramName, BTreeMap<Version, ReleaseRecord>>,
     pub ripples: BTreeMap<RippleId, RippleRecord>,
     pub events: VecDeque<EventView>,
+    pub watches: HashMap<(RippleId, ServerName), Watch>,
     next_event: u64,
     disk: Disk,
     began: Instant,
@@ -64,6 +66,7 @@ impl Control {
             releases: loaded.releases,
             ripples: loaded.ripples,
             events: VecDeque::new(),
+            watches: HashMap::new(),
             next_event: 1,
             disk,
             began: Instant::now(),
@@ -91,13 +94,13 @@ impl Control {
             }
         }
         self.prune();
-        let state = Loaded {
+        let state = State {
             term: self.leader.term().number,
-            programs: self.leader.list.programs.clone(),
-            cells: self.leader.list.cells.clone(),
-            releases: self.releases.clone(),
-            nodes: self.nodes.values().map(|node| node.record.clone()).collect(),
-            ripples: self.ripples.clone(),
+            programs: &self.leader.list.programs,
+            cells: &self.leader.list.cells,
+            releases: &self.releases,
+            nodes: self.nodes.values().map(|node| &node.record).collect(),
+            ripples: &self.ripples,
         };
         self.disk.save(&state)
     }

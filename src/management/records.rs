@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sha2::Digest;
 
 use crate::domain::ledger::LedgerCut;
-use crate::domain::names::{NodeName, ProgramName, Release, RippleId, ServerName, Version};
+use crate::domain::names::{NodeName, ProgramName, Release, RippleId, ServerName, Sha256, Version};
 use crate::domain::program::Manifest;
 use crate::domain::ripple::Ripple;
 use crate::domain::ripple::plan::Plan;
@@ -51,6 +52,25 @@ pub struct RippleRecord {
     pub receipt: Option<api::Receipt>,
 }
 
+impl RippleRecord {
+    pub fn planned(plan: Plan, asked_by: Option<String>, hold_ms: Option<u64>) -> Self {
+        let started_at = Timestamp::now();
+        Self {
+            plan,
+            ripple: None,
+            asked_by,
+            started_at,
+            ended_at: None,
+            hold_ms,
+            before: Vec::new(),
+            times: BTreeMap::new(),
+            lowest: None,
+            stale_routers: Vec::new(),
+            receipt: None,
+        }
+    }
+}
+
 /// One node's ledger at one instant; `None`: it did not answer.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct NodeCut {
@@ -60,7 +80,7 @@ pub struct NodeCut {
 }
 
 /// All of it, as it was found on disk.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Deserialize)]
 pub struct Loaded {
     pub term: u64,
     pub programs: BTreeMap<ProgramName, Wanted>,
@@ -73,10 +93,33 @@ pub struct Loaded {
 const TERM: &str = "management/term";
 const EXPORT: &str = "management";
 
+/// All of it, as it has to be on disk.
+#[derive(Serialize)]
+pub struct State<'a> {
+    pub term: u64,
+    pub programs: &'a BTreeMap<ProgramName, Wanted>,
+    pub cells: &'a BTreeMap<ProgramName, BTreeMap<ServerName, Cell>>,
+    pub releases: &'a BTreeMap<ProgramName, BTreeMap<Version, ReleaseRecord>>,
+    pub nodes: Vec<&'a NodeRecord>,
+    #[serde(serialize_with = "live_only")]
+    pub ripples: &'a BTreeMap<RippleId, RippleRecord>,
+}
+
+/// The export leaves history out: it is for going on, not for looking back.
+fn live_only<S: serde::Serializer>(
+    ripples: &&BTreeMap<RippleId, RippleRecord>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(ripples.iter().filter(|(_, record)| record.receipt.is_none()))
+}
+
+type Key = (Tree, String);
+
 /// The disk, and what is known to be on it, so that only what changed is written.
 pub struct Disk {
     store: Store,
-    saved: HashMap<(Tree, String), Vec<u8>>,
+    /// A digest of each record.
+    saved: HashMap<Key, Sha256>,
 }
 
 impl Disk {
@@ -115,47 +158,35 @@ impl Disk {
 
     /// Writes what differs from what is on disk, flushed, and the export beside it. Nothing that depends on the state
     /// may leave before this has succeeded (protocol P11).
-    pub fn save(&mut self, state: &Loaded) -> Result<(), StoreError> {
-        let mut now = HashMap::new();
-        encode(&mut now, Tree::Control, TERM.to_owned(), &state.term)?;
-        for (name, wanted) in &state.programs {
-            encode(&mut now, Tree::Programs, format!("program/{name}"), wanted)?;
+    pub fn save(&mut self, state: &State<'_>) -> Result<(), StoreError> {
+        let mut draft = Draft { saved: &self.saved, seen: HashMap::new(), changes: Vec::new() };
+        draft.record(Tree::Control, TERM.to_owned(), &state.term)?;
+        for (name, wanted) in state.programs {
+            draft.record(Tree::Programs, format!("program/{name}"), wanted)?;
         }
-        for (program, cells) in &state.cells {
+        for (program, cells) in state.cells {
             for (server, cell) in cells {
-                encode(&mut now, Tree::Control, format!("cell/{program}/{server}"), cell)?;
+                draft.record(Tree::Control, format!("cell/{program}/{server}"), cell)?;
             }
         }
-        for (program, releases) in &state.releases {
+        for (program, releases) in state.releases {
             for (version, record) in releases {
-                encode(&mut now, Tree::Programs, format!("release/{program}/{version}"), record)?;
+                draft.record(Tree::Programs, format!("release/{program}/{version}"), record)?;
             }
         }
         for node in &state.nodes {
-            encode(&mut now, Tree::Control, node.key(), node)?;
+            draft.record(Tree::Control, node.key(), node)?;
         }
-        for (id, record) in &state.ripples {
-            encode(&mut now, Tree::Ripples, format!("ripple/{id}"), record)?;
+        for (id, record) in state.ripples {
+            draft.ripple(id, record)?;
         }
-        self.write(now, state)
-    }
-
-    fn write(&mut self, now: HashMap<(Tree, String), Vec<u8>>, state: &Loaded) -> Result<(), StoreError> {
-        let mut changes = Vec::new();
-        for ((tree, key), bytes) in &now {
-            if self.saved.get(&(*tree, key.clone())) != Some(bytes) {
-                let record = serde_json::value::RawValue::from_string(String::from_utf8_lossy(bytes).into_owned());
-                let record = record.map_err(|source| StoreError::Write { tree: tree.as_str(), key: key.clone(), source })?;
-                changes.push(Change::put(*tree, key.clone(), &record)?);
-            }
-        }
-        let gone = self.saved.keys().filter(|key| !now.contains_key(*key));
-        changes.extend(gone.map(|(tree, key)| Change::remove(*tree, key.clone())));
+        let Draft { seen, mut changes, .. } = draft;
+        changes.extend(self.saved.keys().filter(|key| !seen.contains_key(*key)).map(|(tree, key)| Change::remove(*tree, key.clone())));
         if changes.is_empty() {
             return Ok(());
         }
         self.store.save(changes)?;
-        self.saved = now;
+        self.saved = seen;
         if let Err(error) = self.store.export(EXPORT, state) {
             // The records are safe; the export is for people, and for the day that the records are not.
             tracing::warn!(%error, "the export of the control state was not written");
@@ -164,24 +195,45 @@ impl Disk {
     }
 }
 
-impl NodeRecord {
-    fn key(&self) -> String {
-        format!("node/{:?}/{}", self.registration.role, self.name)
+/// One save in the making.
+struct Draft<'a> {
+    saved: &'a HashMap<Key, Sha256>,
+    seen: HashMap<Key, Sha256>,
+    changes: Vec<Change>,
+}
+
+impl Draft<'_> {
+    fn record<T: Serialize>(&mut self, tree: Tree, key: String, record: &T) -> Result<(), StoreError> {
+        let write = |source| StoreError::Write { tree: tree.as_str(), key: key.clone(), source };
+        let text = serde_json::value::to_raw_value(record).map_err(write)?;
+        let digest = Sha256(sha2::Sha256::digest(text.get().as_bytes()).into());
+        if self.saved.get(&(tree, key.clone())) != Some(&digest) {
+            self.changes.push(Change::put(tree, key.clone(), &text)?);
+        }
+        self.seen.insert((tree, key), digest);
+        Ok(())
+    }
+
+    /// A ripple that has its receipt does not change any more.
+    fn ripple(&mut self, id: &RippleId, record: &RippleRecord) -> Result<(), StoreError> {
+        let key = (Tree::Ripples, format!("ripple/{id}"));
+        match self.saved.get(&key) {
+            Some(digest) if *digest == CLOSED => self.seen.insert(key, CLOSED),
+            _ => {
+                self.record(key.0, key.1.clone(), record)?;
+                record.receipt.as_ref().and_then(|_| self.seen.insert(key, CLOSED))
+            }
+        };
+        Ok(())
     }
 }
 
-fn encode<T: Serialize>(
-    into: &mut HashMap<(Tree, String), Vec<u8>>,
-    tree: Tree,
-    key: String,
-    record: &T,
-) -> Result<(), StoreError> {
-    match serde_json::to_vec(record) {
-        Ok(bytes) => {
-            into.insert((tree, key), bytes);
-            Ok(())
-        }
-        Err(source) => Err(StoreError::Write { tree: tree.as_str(), key, source }),
+/// Stands for the digest of a record that does not change any more.
+const CLOSED: Sha256 = Sha256([0; 32]);
+
+impl NodeRecord {
+    fn key(&self) -> String {
+        format!("node/{:?}/{}", self.registration.role, self.name)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::domain::names::{Generation, OperationId, ProgramName, Release, Revisi
 use crate::domain::placement::{Command, Refusal};
 use crate::domain::program::Manifest;
 use crate::domain::server_list::Report;
+pub use crate::wire::role::Role as NodeRole;
 
 /// What management tells a server; the answer to each is beside it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -92,14 +93,6 @@ pub struct Registration {
     pub labels: std::collections::BTreeMap<String, String>,
     pub version: String,
     pub cores: usize,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum NodeRole {
-    Router,
-    AppServer,
-    Management,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

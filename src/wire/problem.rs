@@ -63,6 +63,7 @@ codes! {
     NotFound           "not_found"            404 2 "There is nothing here";
     MethodNotAllowed   "method_not_allowed"   405 2 "This cannot be done to that";
     VersionInUse       "version_in_use"       409 5 "The version names other content";
+    NothingToDo        "nothing_to_do"        200 0 "There is nothing to do";
     Busy               "busy"                 409 5 "The program has an operation under way";
     MinServing         "min_serving"          409 5 "Too few servers would go on serving";
     NoServer           "no_server"            409 5 "No server hosts the program";
