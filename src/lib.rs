@@ -1,5 +1,6 @@
 //! neap upgrades one program on a cluster while everything else, and everyone, goes on.
 
+pub mod app_server;
 pub mod cli;
 pub mod config;
 pub mod domain;
@@ -7,6 +8,7 @@ pub mod link;
 pub mod management;
 pub mod programs;
 pub mod router;
+pub mod proxy;
 pub mod store;
 pub mod telemetry;
 pub mod traffic;
