@@ -129,7 +129,8 @@ impl Program {
 impl Placement {
     fn build(listed: &RouterPlacement, server: Arc<Server>, own: Arc<Own>) -> Self {
         let moved_on = |mark: &Mark| {
-            listed.generation > mark.generation || (listed.run.as_ref() != Some(&mark.run) && listed.run != mark.listed_run)
+            listed.generation > mark.generation
+                || (listed.run.as_ref() != Some(&mark.run) && listed.run != mark.listed_run)
         };
         if own.closed.load().as_deref().is_some_and(moved_on) {
             own.closed.store(None);
