@@ -306,3 +306,16 @@ impl<R: Send + 'static> Handler<Look<R>> for ListActor {
         MessageResult((message.0)(&self.control))
     }
 }
+
+/// Stops the actor; what is saved goes on when it is started again.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Stop;
+
+impl Handler<Stop> for ListActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}

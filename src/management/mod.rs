@@ -17,6 +17,9 @@ mod views;
 
 mod metrics;
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
