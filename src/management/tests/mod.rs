@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr};
 
-use super::control::Control;
-use super::list_actor::{ListActor, Look, MAILBOX, With};
+use super::control::{Bounds, Control};
+use super::list_actor::{ListActor, Look, With};
 use super::nodes::FromNode;
 use super::records::{Disk, ReleaseRecord};
 use super::{asks, ripple_view};
@@ -105,7 +105,7 @@ fn options() -> RippleOptions {
 fn begin(dir: &std::path::Path) -> (Identity, Addr<ListActor>) {
     let identity = Identity::begin(NodeName::new("management").unwrap());
     let store = Store::open(dir.join("store"), "now", Options::default()).unwrap().store;
-    let control = Control::begin(&identity.name, Disk::new(store)).unwrap();
+    let control = Control::begin(&identity.name, Disk::new(store), Bounds::default()).unwrap();
     let client = Client::new(Settings::default(), None);
     let actor = ListActor::new(control, identity.clone(), client, Duration::from_secs(3_600));
     (identity, actor.start())
@@ -236,7 +236,7 @@ async fn a_full_mailbox_refuses_rather_than_to_grow() {
     let bench = Bench::new();
     assert_eq!(bench.identity.name.as_str(), "management");
     bench.look(|_| ()).await;
-    let full = (0..MAILBOX * 4).any(|_| bench.list.try_send(With::new(|_| ())).is_err());
+    let full = (0..Bounds::default().mailbox * 4).any(|_| bench.list.try_send(With::new(|_| ())).is_err());
     assert!(full, "the mailbox took everything");
     bench.look(|_| ()).await;
 }
