@@ -10,17 +10,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use neap::domain::manifest;
-use neap::domain::names::{NodeName, Sha256};
+use neap::domain::names::{NodeName, ProgramName, Sha256};
 use neap::domain::program::{Manifest, StopSignal};
 use neap::programs::adopt::{self, Found};
+use neap::programs::archive;
 use neap::programs::instance::{self, Exit, Instance, InstanceRecord};
 use neap::programs::launch::{self, LaunchError, Waiting};
 use neap::programs::orphans::Orphans;
 use neap::programs::ports::Ports;
 use neap::programs::prepare::{self, PrepareError};
 use neap::programs::probe::{self, StartFailure, StartReason};
+use neap::programs::shelf::{Rooms, Shelf};
 use neap::programs::stop;
 use neap::programs::surroundings::Surroundings;
+use neap::programs::tree::LIMITS;
 use neap::programs::{logs, output};
 
 const NEAP: &str = env!("CARGO_BIN_EXE_neap");
@@ -263,6 +266,29 @@ async fn a_program_that_ignores_its_signal_is_killed_with_all_that_it_started() 
 }
 
 #[actix_rt::test]
+async fn a_child_that_left_its_group_and_dropped_its_environment_is_killed_too() {
+    let script = STUBBORN.replace("SIG_IGN", "SIG_DFL").replace("'setsid',", "'setsid', 'env', '-i',");
+    let ground = Ground::python(&script, "");
+    let instance = ground.run().await;
+    let child: u32 = logs::tail(&ground.log(&instance), 1)[0].parse().unwrap();
+    let stopped = stop::stop(&instance, StopSignal::Term, Duration::from_millis(300)).await.unwrap();
+    assert_eq!((stopped.exit, stopped.killed), (Exit::Signal(15), true));
+    assert!(!lives(child));
+}
+
+#[actix_rt::test]
+async fn a_program_without_its_name_in_its_environment_is_still_adopted() {
+    let ground = Ground::new("[process]\ncommand = ['env', '-i', 'sleep', '600']\n");
+    let launched = ground.launch().await;
+    let record = launched.record().clone();
+    let bare = || fs::read_to_string(format!("/proc/{}/cmdline", record.pid)).ok().filter(|l| l.starts_with("sleep"));
+    eventually("it runs without environment", bare).await;
+    let Found::Alive(adopted) = adopt::adopt(&record, &ground.ports).unwrap() else { panic!("it lives") };
+    assert!(!stop_now(&adopted).await.killed);
+    assert_eq!(launched.exited().await, Exit::Signal(15));
+}
+
+#[actix_rt::test]
 async fn what_a_program_leaves_behind_when_it_ends_is_killed_after_the_grace() {
     let script = STUBBORN.replace("SIG_IGN", "SIG_DFL");
     let ground = Ground::python(&script, "");
@@ -498,4 +524,49 @@ async fn an_env_file_that_others_may_read_stops_the_launch_and_frees_the_port() 
     let waiting = ground.spawn().await.unwrap();
     let environ = environ_of(waiting.record().pid, "launch-instance").await;
     assert!(environ.contains("TOKEN=x"));
+}
+
+/// Not a test of its own: what `a_full_disk…` runs with a file system of 64 KiB at the directory it is told.
+#[test]
+fn helper_unpacks_on_a_full_disk() {
+    let (Ok(full), Ok(archive)) = (std::env::var("TEST_FULL_DISK"), std::env::var("TEST_ARCHIVE")) else { return };
+    let (full, archive, program) = (Path::new(&full), Path::new(&archive), ProgramName::new("shop").unwrap());
+    let sha256 = archive::digest(archive, &LIMITS).unwrap();
+    let (shelf, rooms) = (Shelf::open(full.join("releases")).unwrap(), Rooms::open(full.join("programs")).unwrap());
+    let unpacked = rooms.unpack(&program, sha256, archive).unwrap_err().to_string();
+    let put = shelf.put(&program, archive, sha256).unwrap_err().to_string();
+    for told in [unpacked, put] {
+        assert!(told.contains("the disk is full") && told.contains("free some room"), "{told}");
+    }
+    for dir in ["releases/shop", "programs/shop"] {
+        assert_eq!(fs::read_dir(full.join(dir)).unwrap().count(), 0, "nothing is left in {dir}");
+    }
+    fs::write(full.join("room-again"), vec![0; 32 * 1024]).unwrap();
+    println!("as it should be");
+}
+
+#[test]
+fn a_full_disk_is_told_so_and_nothing_is_left_on_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (src, full, file) = (dir.path().join("src"), dir.path().join("full"), dir.path().join("archive"));
+    fs::create_dir_all(&src).unwrap();
+    fs::create_dir_all(&full).unwrap();
+    fs::write(src.join("program.toml"), "name = 'shop'").unwrap();
+    // Does not get smaller by compression.
+    let noise: Vec<u8> =
+        (0u64..40_000).flat_map(|n| (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 29).to_le_bytes()).collect();
+    fs::write(src.join("noise"), noise).unwrap();
+    archive::pack(&src, &file, &[], &LIMITS).unwrap();
+    let script = "mount -t tmpfs -o size=64k none \"$TEST_FULL_DISK\" || exit 99; exec \"$0\" \"$@\"";
+    let mut run = Command::new("unshare");
+    run.args(["--map-root-user", "--mount", "sh", "-c", script]).arg(std::env::current_exe().unwrap());
+    run.args(["--exact", "programs::helper_unpacks_on_a_full_disk", "--nocapture"]);
+    let output = run.env("TEST_FULL_DISK", &full).env("TEST_ARCHIVE", &file).output();
+    match output {
+        Ok(output) if output.status.success() => {
+            assert!(String::from_utf8_lossy(&output.stdout).contains("as it should be"));
+        }
+        Ok(output) if output.status.code() == Some(101) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
+        other => eprintln!("not tried: no file system of our own to fill on this machine: {other:?}"),
+    }
 }
