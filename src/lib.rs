@@ -5,6 +5,7 @@ pub mod config;
 pub mod domain;
 pub mod link;
 pub mod management;
+pub mod programs;
 pub mod store;
 pub mod telemetry;
 pub mod traffic;

@@ -1,3 +1,4 @@
 //! The integration tests: real processes, real sockets, one crate.
 
 mod cli;
+mod programs;

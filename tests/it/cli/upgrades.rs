@@ -72,6 +72,14 @@ fn nothing_to_do_is_exit_code_0_and_starts_nothing() {
 }
 
 #[test]
+fn nothing_to_do_may_be_told_as_a_problem_too() {
+    let problem = canned::problem(200, "nothing_to_do", "shop 2.0.0 runs everywhere");
+    let management = Management::reciting(&[(DRY, &[(200, problem)])]);
+    let ran = upgrade(&management, &[]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, "shop 2.0.0 runs everywhere\n  the cure\n"));
+}
+
+#[test]
 fn a_plan_is_shown_and_its_changes_are_exit_code_3_when_asked_for() {
     let management = Management::reciting(&[(DRY, &[(200, canned::plan())])]);
     let shown = upgrade(&management, &["--plan"]);
