@@ -27,8 +27,11 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// if nothing failed.
 #[derive(Args, Debug)]
 pub struct TrafficArgs {
-    /// Where to send it: http://HOST[:PORT][/PATH]; several are driven at once
-    #[arg(required = true, value_name = "URL")]
+    #[arg(
+        required = true,
+        value_name = "URL",
+        help = "Where to send it: http://HOST[:PORT][/PATH]; several are driven at once"
+    )]
     pub urls: Vec<Url>,
     /// Requests a second: one for all URLs, or one for each in turn
     #[arg(long, value_name = "N", default_value = "10")]
@@ -39,7 +42,7 @@ pub struct TrafficArgs {
     /// Clients that hold sessions (not built yet)
     #[arg(long, value_name = "N")]
     pub sessions: Option<u32>,
-    /// What to send, as [[request]] tables: one file for all URLs, or one for each in turn
+    /// A file that says what to send: one for all URLs, or one for each in turn
     #[arg(long, value_name = "FILE")]
     pub mix: Vec<PathBuf>,
     /// A header for every request, "Name: value"; Host replaces the URL's own
@@ -243,6 +246,9 @@ pub fn table(report: &Report) -> String {
         let times = [latency.p50, latency.p99, latency.max].map(|millis| format!("{millis:.1}"));
         let cells = [name.to_owned()].into_iter().chain(numbers).chain(times).chain([pairs(&counts.by_version)]);
         table.add_row(cells.map(|cell| clean(&cell)));
+    }
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((u16::from(index > 0), 1));
     }
     let mut text: String = table.lines().map(|line| line.trim_end().to_owned() + "\n").collect();
     notes(&mut text, &report.all);

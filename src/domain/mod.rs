@@ -10,6 +10,7 @@ pub mod names;
 pub mod placement;
 pub mod program;
 pub mod ripple;
+pub mod routing;
 pub mod seal;
 pub mod server_list;
 mod sync;
