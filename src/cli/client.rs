@@ -10,7 +10,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, Limited, StreamBody};
 use hyper::body::Frame;
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -157,7 +157,8 @@ impl Client {
             .method(method)
             .uri(target)
             .header(HOST, self.address.authority())
-            .header(ACCEPT, "application/json");
+            .header(ACCEPT, "application/json")
+            .header(USER_AGENT, user_agent());
         if repeatable {
             request = request.header("Idempotency-Key", ulid::Ulid::new().to_string());
         }
@@ -231,6 +232,12 @@ impl Client {
             self.address
         ))
     }
+}
+
+/// Who asks, as far as this machine knows; management shows it with what was asked.
+fn user_agent() -> String {
+    let user = std::env::var("USER").ok().filter(|user| user.bytes().all(|byte| byte.is_ascii_graphic()));
+    format!("neap/{}{}", env!("CARGO_PKG_VERSION"), user.map(|user| format!(" ({user})")).unwrap_or_default())
 }
 
 fn nothing() -> Body {

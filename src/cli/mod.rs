@@ -7,6 +7,7 @@ mod config;
 mod deploy;
 mod events;
 mod failure;
+mod logs;
 mod node;
 mod out;
 mod program;
@@ -80,7 +81,7 @@ enum Command {
     Deploy(deploy::DeployArgs),
     /// Upgrades a program to another version, server by server, and loses no request
     Upgrade(upgrade::UpgradeArgs),
-    /// Ripples: list, show, watch, abort, and their receipts
+    /// Ripples: list, show, watch, pause, resume, abort, and their receipts
     #[command(subcommand)]
     Ripple(ripple::RippleCommand),
     /// Shows servers × programs, and every ripple under way

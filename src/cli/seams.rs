@@ -11,39 +11,32 @@ use super::failure::Failure;
 use super::out::{Format, Out};
 use super::run::Source;
 use super::serve::ServeStaticArgs;
-use super::unbuilt::not_built;
 use crate::config::{self, ConfigError, Loaded};
 use crate::domain::manifest;
 use crate::domain::names::{ProgramName, Sha256, Version};
+use crate::node::{self, NodeError};
 use crate::programs::archive::{self, ArchiveError};
 use crate::programs::release::{self, ReleaseError};
 use crate::programs::tree::LIMITS;
 use crate::programs::{launcher, static_files};
-use crate::telemetry;
 use crate::wire::page::Page;
 use crate::wire::role::Role;
 
-/// Loads the configuration, starts the logs, and runs the node until it is told to stop.
+/// Runs a node until it is told to stop.
 pub fn run_node(roles: &[Role], source: &Source, verbose: u8) -> Result<(), Failure> {
+    node::run(load(roles, source)?, verbose).map_err(|error| match error {
+        NodeError::Start(said) => Failure::Usage(said),
+        NodeError::Failed(said) => Failure::Failed(said),
+    })
+}
+
+fn load(roles: &[Role], source: &Source) -> Result<Loaded, Failure> {
     let mut sets = source.set.clone();
     if !roles.is_empty() {
         let names: Vec<String> = roles.iter().map(|role| format!("\"{role}\"")).collect();
         sets.push(format!("node.roles=[{}]", names.join(", ")));
     }
-    match verbose {
-        0 => {}
-        1 => sets.push("observe.log=debug".to_owned()),
-        _ => sets.push("observe.log=trace".to_owned()),
-    }
-    let loaded = config::load(source.config.as_deref(), &sets, config::environment())?;
-    let json = loaded.config.observe.log_format == config::values::LogFormat::Json;
-    telemetry::start(&loaded.config.observe.log, json).map_err(Failure::Usage)?;
-    run(loaded)
-}
-
-/// The one place where the command line meets `node`.
-fn run(_loaded: Loaded) -> Result<(), Failure> {
-    not_built("neap run")
+    Ok(config::load(source.config.as_deref(), &sets, config::environment())?)
 }
 
 impl From<ConfigError> for Failure {
@@ -75,7 +68,7 @@ pub fn check_config(out: &Out, file: Option<&Path>) -> Result<(), Failure> {
 
 /// Shows the configuration that a node would run with.
 pub fn show_config(out: &Out, source: &Source, origin: bool) -> Result<(), Failure> {
-    let loaded = config::load(source.config.as_deref(), &source.set, config::environment())?;
+    let loaded = load(&[], source)?;
     match out.format {
         Format::Table => out.text(loaded.to_toml(origin).trim_end()),
         Format::Json | Format::Ndjson => out.list(&Page::whole(loaded.show()), |_| String::new()),

@@ -2,6 +2,7 @@
 //! place and the cure. Must not know files: the text comes in as an argument.
 
 mod argv;
+mod kind;
 mod paths;
 mod reader;
 mod routes;
@@ -14,7 +15,7 @@ use super::names::Version;
 use super::program::Manifest;
 
 pub use argv::{Facts, substitute};
-pub use sections::variable_problem;
+pub use kind::variable_problem;
 
 /// The name of the manifest in a release's directory.
 pub const FILE_NAME: &str = "program.toml";

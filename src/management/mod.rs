@@ -39,6 +39,8 @@ use crate::store::Store;
 /// What management is started with.
 pub struct Settings {
     pub listen: SocketAddr,
+    /// Names that it answers to, beside its address.
+    pub hosts: Vec<String>,
     /// Releases are kept below it.
     pub data_dir: PathBuf,
     pub down_after: Duration,
@@ -84,6 +86,7 @@ pub async fn start(
     let list = list_actor::ListActor::start_in_arbiter(&arbiter.handle(), move |_| actor);
     let desk = api::Desk { list, shelf, client, identity, release_limit: settings.release_limit };
     let guard = Guard::new(listen, secret).open("/healthz").open("/readyz");
+    let guard = settings.hosts.iter().fold(guard, |guard, host| guard.host(host));
     let server = HttpServer::new(move || {
         App::new()
             .app_data(Data::new(desk.clone()))

@@ -120,7 +120,8 @@ impl Instance {
         // A pidfd is readable from the process's end on, for ever: its readiness is never cleared.
         match self.pidfd.readable().await {
             Ok(mut guard) => guard.retain_ready(),
-            Err(error) => tracing::warn!(%error, pid = self.record.pid, "cannot wait on pidfd"),
+            // The runtime is going away, and this task with it.
+            Err(_) => std::future::pending().await,
         }
         *self.exit.get_or_init(|| self.reap())
     }

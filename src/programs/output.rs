@@ -46,7 +46,9 @@ pub fn rotate(path: &Path, limits: &OutputLimits) -> Result<bool, DiskError> {
     let cut = cut_after_line(&mut file, end - limits.file_bytes / 2, end).map_err(DiskError::at("read", path))?;
     if limits.rotated > 0 {
         shift(path, limits.rotated)?;
-        copy(&mut file, start, cut, &rotated(path, 1)).map_err(DiskError::at("rotate", path))?;
+        // A program that wrote faster than it was looked at loses the oldest, not the bound.
+        let from = start.max(cut.saturating_sub(limits.file_bytes));
+        copy(&mut file, from, cut, &rotated(path, 1)).map_err(DiskError::at("rotate", path))?;
     }
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     match rustix::fs::fallocate(&file, flags, 0, cut) {

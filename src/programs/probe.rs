@@ -178,7 +178,7 @@ enum Listening {
 async fn listening(instance: &Instance) -> Listening {
     let record = instance.record().clone();
     let look = move || {
-        let members = members(&record.name, Some((record.pid, record.start_time)));
+        let members = members(&record.name, Some((record.pid, record.start_time)), &[]);
         let inodes: Vec<u64> = members.iter().flat_map(|stat| proc::sockets(stat.pid)).collect();
         let Ok(all) = sockets::all(|socket| socket.state == sockets::State::Listen) else { return Listening::Unknown };
         let on_port: Vec<_> = all.iter().filter(|socket| socket.local.port() == record.port).collect();

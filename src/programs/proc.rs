@@ -12,6 +12,7 @@ const PROCESSES_MAX: usize = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
     pub pid: u32,
+    pub parent: u32,
     pub group: u32,
     /// Clock ticks since boot.
     pub start_time: u64,
@@ -33,7 +34,8 @@ pub fn stat(pid: u32) -> Option<Stat> {
 fn parse_stat(pid: u32, text: &str) -> Option<Stat> {
     let fields: Vec<&str> = text[text.rfind(')')? + 1..].split_ascii_whitespace().collect();
     let ended = matches!(*fields.first()?, "Z" | "X" | "x");
-    Some(Stat { pid, group: fields.get(2)?.parse().ok()?, start_time: fields.get(19)?.parse().ok()?, ended })
+    let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    Some(Stat { pid, parent: number(1)? as u32, group: number(2)? as u32, start_time: number(19)?, ended })
 }
 
 /// A variable of the environment that a process was started with; `None` too when we may not look.
@@ -69,7 +71,7 @@ mod tests {
     #[test]
     fn a_process_with_a_strange_name_is_read_right() {
         let text = "7 (a) Z 1 (x) S 1 42 42 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 987654 0 0";
-        assert_eq!(parse_stat(7, text), Some(Stat { pid: 7, group: 42, start_time: 987_654, ended: false }));
+        assert_eq!(parse_stat(7, text), Some(Stat { pid: 7, parent: 1, group: 42, start_time: 987_654, ended: false }));
         assert_eq!(parse_stat(7, "7 (a"), None);
     }
 

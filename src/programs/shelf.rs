@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::archive::{self, ArchiveError, Packed};
+use super::archive::{self, ArchiveError};
 use super::disk::{self, DiskError, UNFINISHED, Unfinished};
 use super::tree::{BadEntry, LIMITS};
 use crate::domain::names::{ProgramName, Sha256};
@@ -152,7 +152,10 @@ impl Rooms {
         let above = self.root.join(program.as_str());
         fs::create_dir_all(&above).map_err(DiskError::at("create", &above))?;
         let dir = above.join(sha256.to_string());
-        let Packed { .. } = archive::unpack(archive, &dir, sha256, &LIMITS)?;
+        if let Err(error) = archive::unpack(archive, &dir, sha256, &LIMITS) {
+            // Another may have unpacked the same release meanwhile: its room is as good.
+            return self.path(program, sha256).ok_or(error);
+        }
         if !dir.join(crate::domain::manifest::FILE_NAME).is_file() {
             disk::remove_any(&dir);
             return Err(BadEntry::new("program.toml", "is missing from the release").into());
@@ -240,7 +243,7 @@ fn list(dir: &Path, suffix: &str) -> Result<Vec<Held>, DiskError> {
         let since = meta.modified().map_err(DiskError::at("read", entry.path()))?;
         held.push(Held { sha256, path: entry.path(), bytes: meta.len(), since });
     }
-    held.sort_by(|a, b| (b.since, b.sha256).cmp(&(a.since, a.sha256)));
+    held.sort_by_key(|held| std::cmp::Reverse((held.since, held.sha256)));
     Ok(held)
 }
 

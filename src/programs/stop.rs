@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::adopt::members;
 use super::instance::{Exit, Instance, InstanceRecord, kernel_signal, open_pidfd};
-use super::proc;
+use super::proc::{self, Stat};
 use crate::domain::program::StopSignal;
 
 /// How often what is left of an instance is looked for.
@@ -34,60 +34,96 @@ pub enum StopError {
     StillThere { instance: String, pids: Vec<u32> },
 }
 
+/// All that is known of an instance's processes, to find them all.
+struct Quarry {
+    name: String,
+    leader: Option<(u32, u64)>,
+    /// Seen to be its own while its leader lived: a child that left its group and its environment is found by its parent
+    /// only.
+    seen: Vec<Stat>,
+}
+
 /// Stops an instance and waits until nothing of it is left. One that has ended already is only cleaned up after.
 pub async fn stop(instance: &Instance, signal: StopSignal, grace: Duration) -> Result<Stopped, StopError> {
     let (began, record) = (Instant::now(), instance.record());
     let refused = |source| StopError::Signal { pid: record.pid, source };
+    let leader = Some((record.pid, record.start_time));
+    let mut quarry = Quarry { name: record.name.clone(), leader, seen: Vec::new() };
+    quarry.seen = quarry.look().await;
     instance.signal(kernel_signal(signal)).map_err(refused)?;
     let mut killed = false;
-    if timeout(grace, instance.exited()).await.is_err() {
+    if timeout(grace.saturating_sub(began.elapsed()), instance.exited()).await.is_err() {
         killed = true;
+        quarry.seen.extend(quarry.look().await);
         instance.signal(Signal::KILL).map_err(refused)?;
     }
     // What it started has the rest of the grace.
     let left = if killed { Duration::ZERO } else { grace.saturating_sub(began.elapsed()) };
-    if !gone_within(record, left).await {
+    if !quarry.gone_within(left).await {
         killed = true;
-        kill_rest(record).await?;
+        quarry.kill().await?;
     }
-    let exit = match timeout(KILL_WAIT, instance.exited()).await {
-        Ok(exit) => exit,
-        Err(_) => return Err(StopError::StillThere { instance: record.name.clone(), pids: vec![record.pid] }),
-    };
-    Ok(Stopped { exit, killed, after: began.elapsed() })
+    match timeout(KILL_WAIT, instance.exited()).await {
+        Ok(exit) => Ok(Stopped { exit, killed, after: began.elapsed() }),
+        Err(_) => Err(StopError::StillThere { instance: record.name.clone(), pids: vec![record.pid] }),
+    }
 }
 
-/// Kills whatever is left of a recorded instance, in its process group or under its name, and waits until it is gone. Also
-/// for instances whose leader is gone, and for strays (`kill_stray`). Answers how many there were.
+/// Kills whatever is left of a recorded instance, in its process group or under its name, and waits until it is gone:
+/// for an instance whose leader has ended. Answers how many there were.
 pub async fn kill_rest(record: &InstanceRecord) -> Result<usize, StopError> {
     let same_boot = proc::boot_id().is_ok_and(|boot| boot == record.boot_id);
-    kill_all(&record.name, same_boot.then_some((record.pid, record.start_time))).await
+    let leader = same_boot.then_some((record.pid, record.start_time));
+    Quarry { name: record.name.clone(), leader, seen: Vec::new() }.kill().await
 }
 
 /// Kills all that carries an instance's name which no record knows.
 pub async fn kill_stray(instance: &str) -> Result<usize, StopError> {
-    kill_all(instance, None).await
+    Quarry { name: instance.to_owned(), leader: None, seen: Vec::new() }.kill().await
 }
 
-async fn kill_all(name: &str, leader: Option<(u32, u64)>) -> Result<usize, StopError> {
-    let (began, mut count) = (Instant::now(), 0);
-    loop {
-        let left = look(name, leader).await;
-        count = count.max(left.len());
-        if left.is_empty() {
-            return Ok(count);
+impl Quarry {
+    async fn kill(mut self) -> Result<usize, StopError> {
+        let (began, mut count) = (Instant::now(), 0);
+        loop {
+            let left = self.look().await;
+            count = count.max(left.len());
+            if left.is_empty() {
+                return Ok(count);
+            }
+            if began.elapsed() > KILL_WAIT {
+                let pids = left.iter().map(|stat| stat.pid).collect();
+                return Err(StopError::StillThere { instance: self.name, pids });
+            }
+            left.iter().for_each(kill);
+            self.seen = left;
+            sleep(LOOK_EVERY).await;
         }
-        if began.elapsed() > KILL_WAIT {
-            let pids = left.iter().map(|stat| stat.pid).collect();
-            return Err(StopError::StillThere { instance: name.to_owned(), pids });
+    }
+
+    async fn gone_within(&mut self, grace: Duration) -> bool {
+        let began = Instant::now();
+        loop {
+            self.seen = self.look().await;
+            if self.seen.is_empty() {
+                return true;
+            }
+            if began.elapsed() >= grace {
+                return false;
+            }
+            sleep(LOOK_EVERY).await;
         }
-        left.iter().for_each(kill);
-        sleep(LOOK_EVERY).await;
+    }
+
+    /// Looks through all processes, off the thread that serves requests.
+    async fn look(&self) -> Vec<Stat> {
+        let (name, leader, seen) = (self.name.clone(), self.leader, self.seen.clone());
+        tokio::task::spawn_blocking(move || members(&name, leader, &seen)).await.unwrap_or_default()
     }
 }
 
 /// Kills a process if it is still the one that was seen.
-fn kill(seen: &proc::Stat) {
+fn kill(seen: &Stat) {
     let Ok(Some(pidfd)) = open_pidfd(seen.pid) else { return };
     if proc::stat(seen.pid).is_some_and(|now| now.start_time == seen.start_time)
         && let Err(error) = pidfd_send_signal(&pidfd, Signal::KILL)
@@ -95,23 +131,4 @@ fn kill(seen: &proc::Stat) {
     {
         tracing::warn!(pid = seen.pid, %error, "cannot kill");
     }
-}
-
-async fn gone_within(record: &InstanceRecord, grace: Duration) -> bool {
-    let began = Instant::now();
-    loop {
-        if look(&record.name, Some((record.pid, record.start_time))).await.is_empty() {
-            return true;
-        }
-        if began.elapsed() >= grace {
-            return false;
-        }
-        sleep(LOOK_EVERY).await;
-    }
-}
-
-/// Looks through all processes, off the thread that serves requests.
-async fn look(name: &str, leader: Option<(u32, u64)>) -> Vec<proc::Stat> {
-    let name = name.to_owned();
-    tokio::task::spawn_blocking(move || members(&name, leader)).await.unwrap_or_default()
 }

@@ -280,6 +280,11 @@ impl Section<'_> {
         self.entries.get(key).is_some_and(|entry| entry.2.is_integer())
     }
 
+    /// How many items a list has that is written in the text; something else than a list counts as one.
+    pub fn items(&self, key: &str) -> usize {
+        self.entries.get(key).map_or(0, |entry| entry.2.as_array().map_or(1, |items| items.len()))
+    }
+
     /// The place of a key's value, or of the section where the key is absent.
     pub fn place_of(&self, key: &str) -> Place {
         self.entries.get(key).map_or_else(|| self.place.clone(), |(_, value, _)| value.clone())

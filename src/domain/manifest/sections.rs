@@ -1,17 +1,15 @@
 //! Owns the keys of a manifest: which there are, their defaults and their ranges.
 //! Must not know TOML: `reader.rs` reads it.
 
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::reader::{Keys, Place, Reader, Section};
-use super::{argv, paths, routes};
+use super::reader::{Keys, Reader, Section};
+use super::{kind, routes};
 use crate::domain::program::{
-    Health, Kind, LongLived, Manifest, Match, MinServing, OnDrainTimeout, PlacementRule, Process, Route, StaticFiles,
-    StopSignal, UpgradeRule,
+    Health, LongLived, Manifest, Match, MinServing, OnDrainTimeout, PlacementRule, Route, UpgradeRule,
 };
 
 const ROOT: Keys = Keys {
@@ -32,11 +30,6 @@ const ROOT: Keys = Keys {
 };
 const MATCH: Keys = Keys { known: &["header", "value", "path"], not_built: &[] };
 const PLACEMENT: Keys = Keys { known: &["servers", "labels"], not_built: &[] };
-const PROCESS: Keys = Keys {
-    known: &["command", "env", "env_file", "prepare", "request_timeout", "body_limit", "stop_signal", "stop_timeout"],
-    not_built: &[],
-};
-const STATIC: Keys = Keys { known: &["root", "spa", "request_timeout", "body_limit"], not_built: &[] };
 const HEALTH: Keys =
     Keys { known: &["path", "interval", "timeout", "start_timeout", "unhealthy_after"], not_built: &[] };
 const SESSION: Keys = Keys { known: &["policy"], not_built: &["cookie", "idle", "deadline"] };
@@ -55,16 +48,11 @@ const UPGRADE: Keys = Keys {
     not_built: &["canary", "promote", "rollback_on", "max_utilization", "hooks"],
 };
 
-const MS: fn(u64) -> Duration = Duration::from_millis;
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(86_400);
+pub(super) const MS: fn(u64) -> Duration = Duration::from_millis;
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
 /// Routes, matches and server patterns of one program.
 const LIST_MAX: usize = 256;
-/// Bytes of a request's body that a manifest may allow.
-const BODY_LIMIT_MAX: u64 = 1 << 40;
-const BODY_LIMIT: u64 = 10 << 20;
-/// Variables that neap sets itself.
-const OWN_VARIABLES: [&str; 1] = ["PORT"];
 
 /// Reads the whole manifest. `None`, or any error in the reader: not valid.
 pub fn read(reader: &mut Reader<'_>) -> Option<Manifest> {
@@ -73,13 +61,13 @@ pub fn read(reader: &mut Reader<'_>) -> Option<Manifest> {
     let version = required(reader, &root, "version", "version = \"1.0.0\"");
     let routes = read_routes(reader, &root);
     let matches = read_matches(reader, &root);
-    if !root.has("routes") && !root.has("match") || root.has("routes") && routes.is_empty() && matches.is_empty() {
+    if root.items("routes") + root.items("match") == 0 {
         let hint = Some("write routes = [\"*/PREFIX\"], or match = [{ header = …, value = … }]".to_owned());
         reader.error(&root.place_of("routes"), "no route and no match: no request would ever reach this program", hint);
     }
     let strip_prefix = reader.boolean(&root, "strip_prefix", false);
     let placement = read_placement(reader, &root);
-    let kind = read_kind(reader, &root);
+    let kind = kind::read(reader, &root);
     let health = read_health(reader, &root);
     read_session(reader, &root);
     let upgrade = read_upgrade(reader, &root);
@@ -193,127 +181,6 @@ fn read_placement<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> PlacementR
     PlacementRule { servers: if section.has("servers") { servers } else { vec!["*".to_owned()] }, labels }
 }
 
-/// The kind of program, with the request timeout and the body limit that stand beside it.
-fn read_kind<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> Option<(Kind, Duration, u64)> {
-    match (root.has("process"), root.has("static")) {
-        (true, false) => {
-            let section = reader.table(root, "process", "[process]", &PROCESS);
-            let (timeout, limit) = read_request_bounds(reader, &section);
-            Some((Kind::Process(read_process(reader, &section)?), timeout, limit))
-        }
-        (false, true) => {
-            let section = reader.table(root, "static", "[static]", &STATIC);
-            let (timeout, limit) = read_request_bounds(reader, &section);
-            Some((Kind::Static(read_static(reader, &section)?), timeout, limit))
-        }
-        (true, true) => {
-            let place = root.place_of_key("static");
-            reader.error(&place, "both [process] and [static]: a program is one of them", None);
-            None
-        }
-        (false, false) => {
-            let hint = Some("write a section [process] with command = [\"./server\"]".to_owned());
-            reader.error(&root.place, "neither [process] nor [static]: nothing to run", hint);
-            None
-        }
-    }
-}
-
-fn read_request_bounds(reader: &mut Reader<'_>, section: &Section<'_>) -> (Duration, u64) {
-    let timeout = reader.duration(section, "request_timeout", MS(60_000), MS(1)..=DAY);
-    (timeout, reader.size(section, "body_limit", BODY_LIMIT, BODY_LIMIT_MAX))
-}
-
-fn read_process(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Process> {
-    let command = read_argv(reader, section, "command");
-    if command.is_empty() {
-        let hint = Some("write command = [\"./server\", \"--port\", \"{port}\"]".to_owned());
-        reader.wrong_value(section, "command", "there is no program to run", hint);
-    }
-    let signals = [
-        ("TERM", StopSignal::Term),
-        ("INT", StopSignal::Int),
-        ("QUIT", StopSignal::Quit),
-        ("HUP", StopSignal::Hup),
-        ("USR1", StopSignal::Usr1),
-        ("USR2", StopSignal::Usr2),
-    ];
-    Some(Process {
-        command,
-        env: read_env(reader, section),
-        env_file: read_env_file(reader, section),
-        prepare: read_argv(reader, section, "prepare"),
-        stop_signal: reader.choice(section, "stop_signal", StopSignal::Term, &signals),
-        stop_timeout: reader.duration(section, "stop_timeout", MS(10_000), MS(0)..=HOUR),
-    })
-}
-
-/// An argv: its first word not empty, no NUL, only known substitutions.
-fn read_argv(reader: &mut Reader<'_>, section: &Section<'_>, key: &str) -> Vec<String> {
-    let words = reader.strings(section, key);
-    if words.first().is_some_and(|(_, word)| word.is_empty()) {
-        reader.wrong_value(section, key, "its first word, the program, is empty", None);
-    }
-    for (place, word) in &words {
-        check_word(reader, place, word);
-    }
-    words.into_iter().map(|(_, word)| word).collect()
-}
-
-fn check_word(reader: &mut Reader<'_>, place: &Place, word: &str) {
-    if word.contains('\0') {
-        reader.error(place, "a word of a command cannot hold a NUL", None);
-    }
-    if let Some(unknown) = argv::unknown_substitution(word) {
-        let names = argv::NAMES.map(|name| format!("{{{name}}}")).join(" ");
-        let near = super::reader::did_you_mean(unknown, argv::NAMES.into_iter());
-        reader.error(place, format!("unknown substitution {{{unknown}}}; there are {names}"), near);
-    }
-}
-
-fn read_env(reader: &mut Reader<'_>, section: &Section<'_>) -> BTreeMap<String, String> {
-    let mut env = BTreeMap::new();
-    for (place, name, value) in reader.string_map(section, "env") {
-        if let Some(problem) = variable_problem(&name) {
-            reader.error(&place, problem, None);
-        }
-        check_word(reader, &place, &value);
-        env.insert(name, value);
-    }
-    env
-}
-
-/// Why a variable of this name cannot be set by a program's owner.
-pub fn variable_problem(name: &str) -> Option<String> {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    if name.is_empty() || name.as_bytes()[0].is_ascii_digit() || !name.bytes().all(plain) {
-        return Some(format!("\"{name}\" is not a variable's name: use A-Z, a-z, 0-9 and _, no digit first"));
-    }
-    let own = OWN_VARIABLES.contains(&name) || name.starts_with("NEAP_");
-    own.then(|| format!("{name} is set by neap itself: remove it"))
-}
-
-fn read_env_file(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<String> {
-    let given = text(reader, section, "env_file").filter(|path| !path.is_empty())?;
-    if !given.starts_with('/') || given.contains('\0') {
-        let hint = Some("secrets stay on the server: write \"/etc/…\"".to_owned());
-        reader.wrong_value(section, "env_file", "it must be an absolute path on the server", hint);
-    }
-    Some(given)
-}
-
-fn read_static(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<StaticFiles> {
-    let spa = reader.boolean(section, "spa", false);
-    if !section.has("root") {
-        let hint = Some("write root = \"public\", or root = \".\" for all of the release".to_owned());
-        reader.wrong_value(section, "root", "it is missing", hint);
-        return None;
-    }
-    let root = text(reader, section, "root")?;
-    let root = valid(reader, section, "root", paths::inside(&root).map_err(str::to_owned))?;
-    Some(StaticFiles { root, spa })
-}
-
 fn read_health<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> Health {
     let section = reader.table(root, "health", "[health]", &HEALTH);
     let path = reader.string(&section, "path");
@@ -391,10 +258,15 @@ fn too_many(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, count: us
     }
 }
 
-fn text(reader: &mut Reader<'_>, section: &Section<'_>, key: &str) -> Option<String> {
+pub(super) fn text(reader: &mut Reader<'_>, section: &Section<'_>, key: &str) -> Option<String> {
     reader.string(section, key)
 }
 
-fn valid<T>(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, read: Result<T, String>) -> Option<T> {
+pub(super) fn valid<T>(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    key: &str,
+    read: Result<T, String>,
+) -> Option<T> {
     read.map_err(|why| reader.wrong_value(section, key, &why, None)).ok()
 }

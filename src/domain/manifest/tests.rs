@@ -224,6 +224,7 @@ fn a_malformed_route_or_match_is_refused_with_the_cure() {
         let told = errors(&SMALL.replace("*/shop", route));
         assert!(told.contains(expected), "{route}: {told}");
         assert!(told.starts_with("program.toml:3:"), "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
     }
     for (given, expected) in [
         ("{ header = 'A' }", "either header and value, or path"),

@@ -78,7 +78,7 @@ pub async fn answer(request: &HttpRequest, site: Arc<Site>, tags: Arc<Tags>) -> 
         other => Ok((other, String::new())),
     });
     match found.await {
-        Ok(Ok((Found::File(opened), tag))) => send(request, opened, &tag),
+        Ok(Ok((Found::File(opened), tag))) => send(request, *opened, &tag),
         Ok(Ok((Found::Directory { location }, _))) => {
             HttpResponse::PermanentRedirect().insert_header((header::LOCATION, location)).finish()
         }

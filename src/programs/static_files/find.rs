@@ -17,7 +17,7 @@ const ENCODINGS: [(&str, &str); 2] = [("br", "br"), ("gzip", "gz")];
 /// What a path leads to.
 #[derive(Debug)]
 pub enum Found {
-    File(Opened),
+    File(Box<Opened>),
     /// A directory asked for without its last slash: the relative place to go to.
     Directory {
         location: String,
@@ -54,7 +54,7 @@ pub fn find(site: &Site, raw: &str, takes: &dyn Fn(&str) -> bool) -> Found {
     }
     open(site, &path, takes)
         .or_else(|| site.spa.then(|| open(site, &site.root.join(INDEX), takes)).flatten())
-        .map_or(Found::Nothing, Found::File)
+        .map_or(Found::Nothing, |opened| Found::File(Box::new(opened)))
 }
 
 /// The relative path that a raw one means; `None` for one that is never served.
