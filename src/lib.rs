@@ -3,8 +3,8 @@
 pub mod config;
 pub mod domain;
 pub mod link;
+pub mod proxy;
 pub mod router;
 pub mod store;
 pub mod telemetry;
 pub mod wire;
-pub mod proxy;

@@ -128,12 +128,6 @@ impl Program {
 
 impl Placement {
     fn build(listed: &RouterPlacement, server: Arc<Server>, own: Arc<Own>) -> Self {
-        let moved_on = |mark: &Mark| {
-            listed.generation > mark.generation || (listed.run.as_ref() != Some(&mark.run) && listed.run != mark.listed_run)
-        };
-        if own.closed.load().as_deref().is_some_and(moved_on) {
-            own.closed.store(None);
-        }
         let elsewhere = listed.active.saturating_sub(own.active.load(Ordering::Relaxed));
         let mut hasher = DefaultHasher::new();
         (&server.name, server.data, &listed.run).hash(&mut hasher);
@@ -187,8 +181,10 @@ impl Placement {
     fn is_closed(&self, now: Instant) -> bool {
         let mark = self.own.closed.load();
         let Some(mark) = &*mark else { return false };
-        let contradicts = mark.generation == self.listed.generation && Some(&mark.run) == self.listed.run.as_ref();
-        !(contradicts && now.saturating_duration_since(mark.at) >= RECHECK)
+        let (listed, run) = (&self.listed, self.listed.run.as_ref());
+        let moved_on = listed.generation > mark.generation || (run != Some(&mark.run) && listed.run != mark.listed_run);
+        let contradicts = listed.generation == mark.generation && run == Some(&mark.run);
+        !(moved_on || (contradicts && now.saturating_duration_since(mark.at) >= RECHECK))
     }
 }
 
