@@ -107,7 +107,7 @@ async fn serve(args: Args) -> std::io::Result<()> {
     let log = args.log.as_ref().map(open).transpose()?;
     let mut term = signal(SignalKind::terminate())?;
     let listener = TcpListener::bind(("127.0.0.1", args.port)).await?;
-    println!("shop {} listens on 127.0.0.1:{}", args.version, args.port);
+    println!("shop {} listens on {}", args.version, listener.local_addr()?);
     let (end, ending) = watch::channel(false);
     let (under_way, mut idle) = mpsc::channel(1);
     let shop = Arc::new(Shop { version: args.version, mode: args.mode, log, ending, under_way });

@@ -80,7 +80,7 @@ impl From<Problem> for Failure {
 
 /// A problem as a person reads it: what, where as line:column, and the cure.
 pub fn render(problem: &Problem) -> String {
-    let detail = if problem.detail.is_empty() { &problem.title } else { &problem.detail };
+    let detail: &str = if problem.detail.is_empty() { &problem.title } else { &problem.detail };
     let mut text = super::out::clean_block(detail);
     for fault in &problem.errors {
         let pointer = if fault.pointer.is_empty() { "/" } else { &fault.pointer };

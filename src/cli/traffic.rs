@@ -20,12 +20,27 @@ const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
+const MIX_HELP: &str = "\
+A mix file holds [[request]] tables, of which only path is needed:
+  weight        its share of the requests, 1
+  method        \"GET\"; a POST carries a unique id in X-Post-Id
+  path          joined to the URL's; \"/\" is the URL itself
+  body_bytes    up to 1048576; the body begins with the id
+  expect_status 200, and 101 of a WebSocket
+  expect_bytes  the exact length of the answer's body
+  expect_echo   true: the answer must repeat the id in X-Traffic-Id or X-Post-Id; a wrong one always fails
+  kind          \"http\", or \"websocket\": frames are sent that must come back as they were
+  lifetime      of a WebSocket, \"10s\"
+An answer's X-Body-Sha256, where there is one, must be that of the body sent. Its version is read from Neap-Version,
+else X-Version.";
+
 /// Open-loop load that checks every answer.
 ///
 /// Requests are sent when they are due, however slow the answers. Each answer is checked: status, length, whole body,
 /// version, and that it is the answer to this request and no other. Runs for --duration, or until Ctrl-C. Exits 0 only
 /// if nothing failed.
 #[derive(Args, Debug)]
+#[command(after_long_help = MIX_HELP)]
 pub struct TrafficArgs {
     #[arg(
         required = true,
@@ -266,7 +281,7 @@ fn notes(text: &mut String, all: &Counts) {
     if all.failed == 0 {
         return;
     }
-    let kinds = all.by_failure.iter().map(|(kind, count)| format!("{count} {kind:?}")).collect::<Vec<_>>();
+    let kinds = all.by_failure.iter().map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>();
     let _ = writeln!(text, "\n{} failed: {}", all.failed, kinds.join(", "));
     for failure in &all.errors {
         let at = Duration::from_millis(failure.after_ms);

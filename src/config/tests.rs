@@ -91,6 +91,15 @@ fn what_is_shown_loads_to_the_same() {
 }
 
 #[test]
+fn sections_without_keys_change_nothing() {
+    let given = given();
+    let file = given.file("node.toml", "[cluster]\n[node]\nlabels = {}\n[router.limits]\n[node.labels.x]\n");
+    assert!(load(Some(&file), &[], env(&[])).is_err(), "a label is no section");
+    let file = given.file("node.toml", "[cluster]\n[node]\nlabels = {}\n[router.limits]\n");
+    assert_eq!(load(Some(&file), &[], env(&[])).unwrap().config, set(&[]).unwrap().config);
+}
+
+#[test]
 fn an_unknown_key_is_refused_with_its_place_and_the_right_one() {
     for (toml, line, meant) in [
         ("\n[cluster]\nheartbeet = \"1s\"", 3, "did you mean cluster.heartbeat?"),
@@ -98,6 +107,8 @@ fn an_unknown_key_is_refused_with_its_place_and_the_right_one() {
         ("[node]\nheartbeat = \"1s\"", 2, "did you mean cluster.heartbeat?"),
         ("[router.limits]\nconection = 1", 2, "did you mean router.limits.connections?"),
         ("[zzz]\nqqqqqqqq = 1", 2, "`neap config show` lists them all"),
+        ("[clustr]", 1, "there is no such key"),
+        ("[clustr]\n[cluster]\n[node.labels]", 1, "there is no such key"),
         ("cluster = 1", 1, "is a section"),
         ("[cluster.lease]\nx = 1", 2, "cluster.lease is a value"),
         ("[router]\nhttps = \"0.0.0.0:443\"", 2, "not built yet"),

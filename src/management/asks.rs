@@ -28,7 +28,15 @@ pub fn plan_upgrade(
 ) -> Result<Plan, Problem> {
     let record = release(control, program, to)?;
     let servers = control.servers_for(&record.manifest);
-    make(control, RippleKind::Upgrade, program, Some(record.release.clone()), servers, &record.manifest.upgrade, options)
+    make(
+        control,
+        RippleKind::Upgrade,
+        program,
+        Some(record.release.clone()),
+        servers,
+        &record.manifest.upgrade,
+        options,
+    )
 }
 
 fn release<'a>(control: &'a Control, program: &ProgramName, version: &Version) -> Result<&'a ReleaseRecord, Problem> {
@@ -78,7 +86,8 @@ pub fn restart(
 /// Starts a ripple that quiesces, drains and takes the program away everywhere.
 pub fn remove(control: &mut Control, program: &ProgramName, asked_by: Option<String>) -> Result<RippleId, Problem> {
     wanted(control, program)?;
-    let servers: Vec<ServerName> = control.leader.list.cells.get(program).into_iter().flatten().map(|c| c.0.clone()).collect();
+    let servers: Vec<ServerName> =
+        control.leader.list.cells.get(program).into_iter().flatten().map(|c| c.0.clone()).collect();
     let rule = control.manifest(program).map(|manifest| manifest.upgrade.clone());
     let rule = rule.ok_or_else(|| Problem::new(Code::UnknownProgram, format!("{program} was never deployed")))?;
     let options = RippleOptions::default();
@@ -176,7 +185,8 @@ pub fn ask(control: &mut Control, id: &RippleId, asked: Asked) -> Result<(), Pro
     if control.leader.ask(id, asked) {
         return Ok(());
     }
-    Err(Problem::new(Code::RippleEnded, format!("ripple {id} has ended")).hint(format!("`neap ripple show {id}` tells how")))
+    Err(Problem::new(Code::RippleEnded, format!("ripple {id} has ended"))
+        .hint(format!("`neap ripple show {id}` tells how")))
 }
 
 /// There is no such ripple.

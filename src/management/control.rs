@@ -231,7 +231,9 @@ mod tests {
 
     #[test]
     fn a_star_stands_for_anything() {
-        for (glob, name) in [("*", "app-1"), ("app-*", "app-1"), ("*-1", "app-1"), ("a*p-*", "app-1"), ("app-1", "app-1")] {
+        for (glob, name) in
+            [("*", "app-1"), ("app-*", "app-1"), ("*-1", "app-1"), ("a*p-*", "app-1"), ("app-1", "app-1")]
+        {
             assert!(matches_glob(glob, name), "{glob}");
         }
         for (glob, name) in [("app", "app-1"), ("b*", "app-1"), ("app-*2", "app-1"), ("", "app-1"), ("a*a", "a")] {

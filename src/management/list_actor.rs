@@ -180,7 +180,11 @@ impl ListActor {
     fn learn(&mut self, highest: &Term) {
         self.control.leader.take_term(highest.number + 1);
         let term = self.control.leader.term().clone();
-        self.control.event("term_learned", format!("a server had promised term {highest}; this is {term}"), About::default());
+        self.control.event(
+            "term_learned",
+            format!("a server had promised term {highest}; this is {term}"),
+            About::default(),
+        );
     }
 
     fn note_stepping_down(&mut self) {

@@ -83,7 +83,9 @@ fn part(control: &Control, ripple: &Ripple, index: usize) -> Part {
     let seen = control.leader.list.observed(&ripple.plan.program, server);
     let phase = seen.and_then(|seen| seen.operation.as_ref()).map(|operation| operation.phase);
     match &ripple.steps[index] {
-        StepPhase::Pending if ripple.wait.as_ref().is_some_and(|wait| wait.reason.code() == "preparing") => Part::Preparing,
+        StepPhase::Pending if ripple.wait.as_ref().is_some_and(|wait| wait.reason.code() == "preparing") => {
+            Part::Preparing
+        }
         StepPhase::Pending => Part::Waiting,
         StepPhase::Quiescing { .. } => Part::Draining,
         StepPhase::Upgrading { .. } => match phase {
@@ -172,12 +174,8 @@ pub fn adopt(control: &mut Control, server: &ServerName, sealed: Sealed) {
 /// Looks for nodes that have been silent for too long.
 pub fn watch(control: &mut Control, down_after: Duration) {
     let silent = |heard: Option<std::time::Instant>| heard.is_none_or(|heard| heard.elapsed() >= down_after);
-    let gone: Vec<(NodeRole, NodeName)> = control
-        .nodes
-        .iter()
-        .filter(|(_, node)| node.up && silent(node.heard))
-        .map(|(key, _)| key.clone())
-        .collect();
+    let gone: Vec<(NodeRole, NodeName)> =
+        control.nodes.iter().filter(|(_, node)| node.up && silent(node.heard)).map(|(key, _)| key.clone()).collect();
     for (role, name) in gone {
         if let Some(node) = control.nodes.get_mut(&(role, name.clone())) {
             (node.up, node.since) = (false, Timestamp::now());

@@ -181,7 +181,12 @@ impl Disk {
             draft.ripple(id, record)?;
         }
         let Draft { seen, mut changes, .. } = draft;
-        changes.extend(self.saved.keys().filter(|key| !seen.contains_key(*key)).map(|(tree, key)| Change::remove(*tree, key.clone())));
+        changes.extend(
+            self.saved
+                .keys()
+                .filter(|key| !seen.contains_key(*key))
+                .map(|(tree, key)| Change::remove(*tree, key.clone())),
+        );
         if changes.is_empty() {
             return Ok(());
         }

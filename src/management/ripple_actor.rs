@@ -80,7 +80,8 @@ impl RippleActor {
 
     /// Reads every ledger, then hands the cuts to the state.
     fn cut(&mut self, peers: Vec<Peer>, ctx: &mut Context<Self>, then: fn(&mut Control, &RippleId, Vec<NodeCut>)) {
-        let reads = peers.into_iter().map(|peer| read(self.client.clone(), self.identity.clone(), peer));
+        let (client, identity) = (self.client.clone(), self.identity.clone());
+        let reads = peers.into_iter().map(move |peer| read(client.clone(), identity.clone(), peer));
         let (id, list) = (self.id.clone(), self.list.clone());
         let work = async move {
             let cuts = join_all(reads).await;

@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::control::Control;
 use crate::domain::names::{NodeName, OperationId};
-use crate::wire::messages::{
-    Held, ListStamp, NodeRole, RouterList, RouterPlacement, RouterProgram, RouterServer,
-};
+use crate::wire::messages::{Held, ListStamp, NodeRole, RouterList, RouterPlacement, RouterProgram, RouterServer};
 
 /// How long a quiesce waits for routers to acknowledge the list before it; then they are known to be stale
 /// (protocol P10).
@@ -126,9 +124,10 @@ impl Routers {
 
 fn build(control: &Control, stamp: ListStamp) -> RouterList {
     let list = &control.leader.list;
-    let servers = control.nodes.iter().filter(|((role, _), _)| *role == NodeRole::AppServer).map(|((_, name), node)| {
-        RouterServer { name: name.clone(), data: node.record.registration.data, up: node.up }
-    });
+    let servers =
+        control.nodes.iter().filter(|((role, _), _)| *role == NodeRole::AppServer).map(|((_, name), node)| {
+            RouterServer { name: name.clone(), data: node.record.registration.data, up: node.up }
+        });
     let programs = list.programs.keys().filter_map(|program| {
         let mut manifest = control.manifest(program)?.clone();
         let ripple = control.leader.under_way(program).and_then(|ripple| control.ripples.get(&ripple.plan.id));

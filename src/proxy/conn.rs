@@ -43,7 +43,10 @@ async fn requests<H: Handler>(client: &mut Client<'_>, peer: SocketAddr, handler
         wait_for_request(&mut client.inbound, worker).await?;
         let mut head = Output::lease();
         let fate = match read_head(&mut client.inbound, peer, handler, worker, &mut head).await? {
-            Ok((meta, Begin::Forward(request))) => exchange::run(client, worker, meta, &mut head, request).await,
+            // On the heap, so that an idle connection does not pay for it.
+            Ok((meta, Begin::Forward(request))) => {
+                Box::pin(exchange::run(client, worker, meta, &mut head, request)).await
+            }
             Ok((meta, Begin::Answer(answer))) => {
                 let (mut rest, waits) = (Decoder::new(meta.body), meta.expects_continue);
                 exchange::give(client, worker, &meta, &mut rest, waits, &answer).await
@@ -87,7 +90,6 @@ async fn read_head<H: Handler>(
     worker: &Worker,
     out: &mut Output,
 ) -> Option<Opened<H::Request>> {
-    inbound.expect_within(Some(worker.limits.head_timeout));
     let (mut first, mut searched) = (true, 0);
     loop {
         // A head that comes in many pieces is parsed when it may be whole, or can no longer be.
@@ -102,7 +104,9 @@ async fn read_head<H: Handler>(
                 Err(answer) => return Some(Err(answer)),
             }
         }
-        first = false;
+        if std::mem::take(&mut first) {
+            inbound.expect_within(Some(worker.limits.head_timeout));
+        }
         match inbound.fill(|| false).await {
             Ok(()) => {}
             Err(NoBytes::Ended) => return None,

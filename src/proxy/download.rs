@@ -120,7 +120,7 @@ pub(super) async fn body(
 }
 
 /// Gives the client what was good before the break.
-async fn broken_off(outbound: &mut Outbound<'_>, out: &mut Vec<u8>) -> Relayed {
+async fn broken_off(outbound: &mut Outbound<'_>, out: &[u8]) -> Relayed {
     let _ = outbound.write_all(out).await;
     Relayed::Truncated
 }

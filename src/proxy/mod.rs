@@ -6,9 +6,9 @@
 //! is part of it:
 //!
 //! ```text
-//! serve ─▶ conn (heads, keep-alive) ─▶ exchange (attempts) ─▶ attempt (one connection) ─┬─ upload   client ─▶ upstream
-//!                                                                                       ├─ download client ◀─ upstream
-//!                                                                                       └─ tunnel   both, after 101
+//! serve ─▶ conn (heads, keep-alive) ─▶ exchange (attempts) ─▶ attempt, converse (one connection) ─┬─ upload   client ─▶ upstream
+//!                                                                                                 ├─ download client ◀─ upstream
+//!                                                                                                 └─ tunnel   both, after 101
 //! ```
 
 mod answer;
@@ -16,6 +16,7 @@ mod attempt;
 mod body;
 mod buffer;
 mod conn;
+mod converse;
 mod cut;
 mod download;
 mod exchange;

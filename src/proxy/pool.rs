@@ -98,3 +98,22 @@ fn is_quiet(stream: &TcpStream, ask_kernel: bool) -> bool {
     }
     matches!(stream.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[tokio::test]
+    async fn a_sweep_closes_what_was_idle_for_too_long() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let pool = Pool::new(&Limits { pool_idle: Duration::ZERO, pool_total: 1, ..Limits::default() });
+        for _ in 0..2 {
+            pool.put(7, TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+        }
+        assert_eq!(pool.idle.borrow().count, 1, "no more than the bound");
+        pool.sweep();
+        assert!(pool.idle.borrow().by_key.is_empty() && pool.idle.borrow().count == 0);
+        assert_eq!(listener.accept().unwrap().0.read(&mut [0]).unwrap(), 0);
+    }
+}

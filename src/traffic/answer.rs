@@ -123,6 +123,11 @@ impl Reader {
         self.begun
     }
 
+    /// Status and version, once the head is in.
+    pub fn head_seen(&self) -> Option<(u16, Option<&str>)> {
+        (self.answer.status > 0).then_some((self.answer.status, self.answer.version.as_deref()))
+    }
+
     /// The whole answer; `left` is what came after it.
     pub fn finish(mut self, left: &BytesMut) -> Answer {
         self.answer.extra_bytes = !left.is_empty();

@@ -146,6 +146,12 @@ fn lost(reader: &Reader, broken: &Broken, error: Option<io::Error>) -> Lost {
         Broken::NoAnswer | Broken::ShortHead => FailureKind::Lost,
         Broken::ShortBody { .. } => FailureKind::ShortBody,
     };
-    let detail = error.map_or_else(|| broken.to_string(), |error| format!("{broken} ({error})"));
+    let mut detail = broken.to_string();
+    if let Some((status, version)) = reader.head_seen() {
+        detail += &format!(", of a {status} from version {}", version.unwrap_or("none"));
+    }
+    if let Some(error) = error {
+        detail += &format!(" ({error})");
+    }
     Lost { begun: reader.begun(), trouble: Trouble { kind, detail } }
 }

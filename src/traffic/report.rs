@@ -1,6 +1,7 @@
 //! Owns the account of a run as it is handed out, in Rust and in JSON. Must not know how it is counted.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -136,6 +137,13 @@ pub enum FailureKind {
     ClosedEarly,
     /// Still under way when the run was cut short.
     Unfinished,
+}
+
+impl fmt::Display for FailureKind {
+    /// As it is written in JSON.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// One POST by its unique id.

@@ -137,7 +137,7 @@ async fn latency_counts_from_the_time_a_request_was_due() {
 #[tokio::test]
 async fn an_answer_that_is_not_the_one_due_is_a_failure_of_its_kind() {
     let tiny = Tiny::start(|seen| match seen.line.split(' ').nth(1).unwrap() {
-        "/short" => Act { close: true, ..act("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort") },
+        "/short" => Act { close: true, ..act("HTTP/1.1 200 OK\r\nX-Version: 1\r\nContent-Length: 9\r\n\r\nshort") },
         "/status" => act("HTTP/1.1 503 No\r\nRetry-After: 1\r\nContent-Length: 2\r\n\r\nno"),
         "/length" => ok("1", "four"),
         "/extra" => act("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhello"),
@@ -158,8 +158,12 @@ async fn an_answer_that_is_not_the_one_due_is_a_failure_of_its_kind() {
     let expected = [Lost, Timeout, Status, ShortBody, Length, ExtraBytes, Protocol, Crossed].map(|kind| (kind, 1));
     assert_eq!(kinds(&report), expected, "{:#?}", report.all.errors);
     assert_eq!((report.all.sent, report.all.ok, report.passed), (9, 1, false));
-    let status = report.all.errors.iter().find(|failure| failure.kind == Status).unwrap();
-    assert_eq!(status.detail, "status 503, expected 200 (Retry-After: 1): no");
+    let detail = |kind| &report.all.errors.iter().find(|failure| failure.kind == kind).unwrap().detail;
+    assert_eq!(
+        detail(ShortBody),
+        "the connection ended in the body, 5 bytes in of the 9 announced, of a 200 from version 1"
+    );
+    assert_eq!(detail(Status), "status 503, expected 200 (Retry-After: 1): no");
 }
 
 #[tokio::test]

@@ -127,6 +127,17 @@ fn get(port: u16, head: &str) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
+/// The environment of a process once it has become `command`: while it becomes another, the kernel shows nothing.
+async fn environ_of(pid: u32, command: &str) -> String {
+    let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap();
+    let became = || {
+        let words = read("cmdline");
+        let is = words.split('\0').take(2).any(|word| word == command);
+        Some(read("environ")).filter(|environ| is && !environ.is_empty())
+    };
+    eventually("the process has become the command", became).await
+}
+
 fn lives(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
@@ -152,7 +163,7 @@ async fn a_program_is_launched_probed_and_stopped_by_its_signal() {
 async fn the_environment_is_clean() {
     let ground = Ground::new("[process]\ncommand = ['sleep', '60']\nenv = { MODE = '{version} on {node}' }\n");
     let instance = ground.launch().await;
-    let environ = fs::read_to_string(format!("/proc/{}/environ", instance.record().pid)).unwrap();
+    let environ = environ_of(instance.record().pid, "sleep").await;
     let mut names: Vec<&str> = environ.split_terminator('\0').map(|line| line.split('=').next().unwrap()).collect();
     names.sort_unstable();
     let expected = "HOME LANG MODE NEAP_INSTANCE NEAP_NODE NEAP_PROGRAM NEAP_VERSION PATH PORT";
@@ -268,8 +279,8 @@ async fn a_child_without_the_word_never_becomes_the_program() {
     let waiting = ground.spawn().await.unwrap();
     let pid = waiting.record().pid;
     assert!(lives(pid));
-    let cmdline = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
-    assert!(cmdline.contains("launch-instance"), "{cmdline}");
+    let cmdline = || fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    eventually("the launcher waits", || cmdline().contains("launch-instance").then_some(())).await;
     drop(waiting);
     assert!(!lives(pid));
     assert!(!ground.room().join("started").exists());
@@ -449,8 +460,13 @@ async fn a_static_program_is_served_with_tags_ranges_and_compressed_files() {
     assert_eq!(line("POST / HTTP/1.1\r\nContent-Length: 0"), "HTTP/1.1 405 Method Not Allowed");
     assert_eq!(line("GET /.env HTTP/1.1"), "HTTP/1.1 404 Not Found");
     assert_eq!(line("GET /x HTTP/1.1"), "HTTP/1.1 404 Not Found");
+    // A pool's idle connection does not keep it from ending at once.
+    let mut idle = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert!(idle.read(&mut [0; 1024]).unwrap() > 0);
     let stopped = stop_now(&instance).await;
     assert_eq!((stopped.exit, stopped.killed), (Exit::Status(0), false));
+    assert!(stopped.after < Duration::from_secs(2), "{:?}", stopped.after);
 }
 
 #[actix_rt::test]
@@ -480,6 +496,6 @@ async fn an_env_file_that_others_may_read_stops_the_launch_and_frees_the_port() 
     assert!(told.contains("its mode is 0644") && told.contains("chmod 600"), "{told}");
     fs::set_permissions(&secrets, fs::Permissions::from_mode(0o600)).unwrap();
     let waiting = ground.spawn().await.unwrap();
-    let environ = fs::read_to_string(format!("/proc/{}/environ", waiting.record().pid)).unwrap();
+    let environ = environ_of(waiting.record().pid, "launch-instance").await;
     assert!(environ.contains("TOKEN=x"));
 }

@@ -137,12 +137,16 @@ fn hostile_archives_are_refused_and_leave_nothing() {
         (vec![raw(b"p", b'6', b"", b"")], "is a device or a pipe"),
         (vec![file(b"x"), file(b"x")], "is in the archive twice"),
         (vec![file(b"x"), file(b"x/y")], "no directory"),
-        (vec![raw(b"x", b'0', b"", &[0; 5000])], "larger than 4096 bytes"),
+        (vec![raw(b"x", b'0', b"", &[0; 9000])], "larger than 8192 bytes"),
         (vec![file(b"\xff\xfe")], "is not UTF-8"),
+        (vec![raw(b"././@LongLink", b'L', b"", &[b'a'; 4097])], "is longer than 4096 bytes"),
+        (vec![raw(b"././@LongLink", b'L', b"", b"../x\0"), file(b"y")], "contains \"..\""),
+        (vec![raw(b"././@LongLink", b'K', b"", b"/etc\0"), link(b"l", b"ok")], "not a relative path"),
+        (vec![raw(b"p", b'x', b"", b"16 path=../etc/x\n"), file(b"y")], "of a kind that releases do not have"),
         (vec![vec![b'z'; 512]], "not a tar in zstd"),
         (vec![file(b"a"), file(b"b"), file(b"c")], "at most 2"),
     ] {
-        let told = refused(&entries, &Limits { bytes: 4096, entries: 2 });
+        let told = refused(&entries, &Limits { bytes: 8192, entries: 2 });
         assert!(told.contains(expected), "{expected}: {told}");
     }
 }

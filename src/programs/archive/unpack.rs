@@ -1,6 +1,7 @@
 //! Owns unpacking: our own loop over an archive's entries, which trusts none of them.
 //! Must not know manifests.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
@@ -11,7 +12,39 @@ use crate::domain::names::Sha256;
 use crate::programs::disk::{self, DiskError, Unfinished};
 use crate::programs::tree::{BadEntry, Limits, Node, Tree, plain};
 
-const LINK_BYTES_MAX: u64 = 4096;
+/// Bytes of one path, or of a link's target.
+const NAME_BYTES_MAX: u64 = 4096;
+
+/// Long names, which come in entries of their own before the entry that they name. Read here, not by the library,
+/// which would take one of any size into memory.
+#[derive(Default)]
+struct Names {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+}
+
+impl Names {
+    /// Takes the entry if it is a long name.
+    fn take<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<bool, ArchiveError> {
+        let place = match entry.header().entry_type() {
+            tar::EntryType::GNULongName => &mut self.path,
+            tar::EntryType::GNULongLink => &mut self.link,
+            _ => return Ok(false),
+        };
+        if entry.size() > NAME_BYTES_MAX {
+            return Err(BadEntry::new("a name", format!("is longer than {NAME_BYTES_MAX} bytes")).into());
+        }
+        let mut name = Vec::new();
+        entry.read_to_end(&mut name).map_err(while_reading)?;
+        name.truncate(name.iter().position(|byte| *byte == 0).unwrap_or(name.len()));
+        *place = Some(name);
+        Ok(true)
+    }
+
+    fn path<R: Read>(&self, entry: &tar::Entry<'_, R>) -> Vec<u8> {
+        self.path.clone().unwrap_or_else(|| entry.path_bytes().into_owned())
+    }
+}
 
 /// The SHA-256 of the tar in an archive file, its bounds checked; nothing is written.
 pub fn digest(file: &Path, limits: &Limits) -> Result<Sha256, ArchiveError> {
@@ -22,18 +55,23 @@ pub fn digest(file: &Path, limits: &Limits) -> Result<Sha256, ArchiveError> {
 
 /// One file of the top directory, up to `max` bytes; `None` when the archive has none of that name.
 pub fn read_file(file: &Path, name: &str, max: u64, limits: &Limits) -> Result<Option<Vec<u8>>, ArchiveError> {
-    let damaged = while_reading;
+    let mut names = Names::default();
     let mut archive = tar::Archive::new(open(file, limits)?);
-    for entry in archive.entries().map_err(damaged)?.take(limits.entries as usize + 1) {
-        let mut entry = entry.map_err(damaged)?;
-        if plain(&entry.path_bytes())? != name || !entry.header().entry_type().is_file() {
+    // An entry may have two long names before it.
+    for entry in archive.entries().map_err(while_reading)?.raw(true).take(3 * (limits.entries as usize + 1)) {
+        let mut entry = entry.map_err(while_reading)?;
+        if names.take(&mut entry)? {
+            continue;
+        }
+        let path = std::mem::take(&mut names).path(&entry);
+        if plain(&path)? != name || !entry.header().entry_type().is_file() {
             continue;
         }
         if entry.size() > max {
             return Err(BadEntry::new(name, format!("is larger than {max} bytes")).into());
         }
         let mut content = Vec::new();
-        entry.read_to_end(&mut content).map_err(damaged)?;
+        entry.read_to_end(&mut content).map_err(while_reading)?;
         return Ok(Some(content));
     }
     Ok(None)
@@ -46,14 +84,17 @@ pub fn unpack(file: &Path, to: &Path, expected: Sha256, limits: &Limits) -> Resu
     let root = unfinished.path();
     fs::create_dir(root).map_err(DiskError::at("create", root))?;
     fs::set_permissions(root, fs::Permissions::from_mode(0o755)).map_err(DiskError::at("create", root))?;
-    let damaged = while_reading;
     let mut archive = tar::Archive::new(open(file, limits)?);
     let mut tree = Tree::default();
-    for entry in archive.entries().map_err(damaged)? {
-        unpack_entry(&mut entry.map_err(damaged)?, root, &mut tree, limits)?;
+    let mut names = Names::default();
+    for entry in archive.entries().map_err(while_reading)?.raw(true) {
+        let mut entry = entry.map_err(while_reading)?;
+        if !names.take(&mut entry)? {
+            unpack_entry(&mut entry, std::mem::take(&mut names), root, &mut tree, limits)?;
+        }
     }
     let mut tar = archive.into_inner();
-    io::copy(&mut tar, &mut io::sink()).map_err(damaged)?;
+    io::copy(&mut tar, &mut io::sink()).map_err(while_reading)?;
     let (_, found, tar_bytes) = tar.finish();
     if found != expected {
         return Err(ArchiveError::Checksum { expected, found });
@@ -68,16 +109,17 @@ pub fn unpack(file: &Path, to: &Path, expected: Sha256, limits: &Limits) -> Resu
 /// Writes one directory or file; links are only noted, and made when all of them are known to stay inside.
 fn unpack_entry<R: Read>(
     entry: &mut tar::Entry<'_, R>,
+    names: Names,
     root: &Path,
     tree: &mut Tree,
     limits: &Limits,
 ) -> Result<(), ArchiveError> {
-    let path = plain(&entry.path_bytes())?;
+    let path = plain(&names.path(entry))?;
     let kind = entry.header().entry_type();
     if path.is_empty() {
         return if kind.is_dir() { Ok(()) } else { Err(BadEntry::new("", "has no name").into()) };
     }
-    let node = node_in_archive(entry, &path)?;
+    let node = node_in_archive(entry, &path, names.link)?;
     for dir in tree.add(&path, node.clone(), limits)? {
         make_dir(&root.join(dir))?;
     }
@@ -88,7 +130,11 @@ fn unpack_entry<R: Read>(
     }
 }
 
-fn node_in_archive<R: Read>(entry: &tar::Entry<'_, R>, path: &str) -> Result<Node, ArchiveError> {
+fn node_in_archive<R: Read>(
+    entry: &tar::Entry<'_, R>,
+    path: &str,
+    link: Option<Vec<u8>>,
+) -> Result<Node, ArchiveError> {
     let kind = entry.header().entry_type();
     if kind.is_dir() {
         return Ok(Node::Dir);
@@ -98,10 +144,9 @@ fn node_in_archive<R: Read>(entry: &tar::Entry<'_, R>, path: &str) -> Result<Nod
         return Ok(Node::File { size: entry.size(), executable: mode & 0o111 != 0 });
     }
     if kind.is_symlink() {
-        let target = entry.link_name_bytes().unwrap_or_default();
-        let target = std::str::from_utf8(&target).ok().filter(|target| target.len() as u64 <= LINK_BYTES_MAX);
-        let target = target.ok_or_else(|| BadEntry::new(path, "is a link whose target is too long or not UTF-8"))?;
-        return Ok(Node::Link { target: target.to_owned() });
+        let target = link.or_else(|| entry.link_name_bytes().map(Cow::into_owned)).unwrap_or_default();
+        let not_text = |_| BadEntry::new(path, "is a link whose target is not UTF-8");
+        return Ok(Node::Link { target: String::from_utf8(target).map_err(not_text)? });
     }
     let why = match kind {
         tar::EntryType::Link => "is a hard link",

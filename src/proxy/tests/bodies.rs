@@ -68,6 +68,16 @@ fn a_truncated_answer_never_ends_cleanly() {
 }
 
 #[test]
+fn a_truncated_answer_that_only_its_end_delimits_is_reset() {
+    let (_upstream, proxy) = answered_with("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabc");
+    let mut client = proxy.connect();
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    client.stream.set_nonblocking(false).unwrap();
+    let end = std::io::Read::read_to_end(&mut client.stream, &mut Vec::new());
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
 fn answers_without_a_body_keep_the_connection() {
     let upstream = Upstream::start(|peer, _| {
         serve_all(peer, |head, _| {

@@ -92,6 +92,17 @@ fn a_client_that_leaves_ends_its_request_at_both_ends() {
 }
 
 #[test]
+fn a_client_that_leaves_within_a_small_body_never_reached_an_upstream() {
+    let upstream = echo();
+    let proxy = Proxy::start(Script::to([target(upstream.addr)]));
+    let mut client = proxy.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
+    drop(client);
+    assert_eq!(proxy.log.wait(1), ["ClientLeft 0 0"]);
+    assert_eq!(upstream.connections(), 0);
+}
+
+#[test]
 fn a_client_that_leaves_while_no_server_is_chosen_is_noticed() {
     let proxy = Proxy::start(Script { never_decides: true, ..Script::to([]) });
     let mut client = proxy.connect();

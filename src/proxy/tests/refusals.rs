@@ -24,6 +24,18 @@ fn a_refused_request_goes_to_the_next_server_with_its_body() {
     assert_eq!(client.message().1, body.as_bytes());
     let lines = proxy.log.wait(3);
     assert_eq!(lines, ["refused run.7", "refused run.7", "Completed { status: 200 } 60000 60000"]);
+    assert_eq!(closed.connections(), 1, "a refusal leaves its connection usable");
+}
+
+#[test]
+fn a_refusal_whose_body_was_not_read_whole_leaves_no_connection() {
+    let chunked = "HTTP/1.1 503 No\r\nNeap-Refused: run.7\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let closed = Upstream::start(move |peer, _| serve_all(peer, |_, _| chunked.to_owned()));
+    let proxy = Proxy::start(Script::to([server(closed.addr), server(closed.addr)]));
+    let mut client = proxy.connect();
+    client.send(get("/"));
+    assert!(client.message().0.starts_with("HTTP/1.1 503 "));
+    assert_eq!(closed.connections(), 2);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What lives long: WebSockets and event streams.
 
 use super::support::*;
+use crate::proxy::Limits;
 use std::net::Shutdown;
 
 const ASK: &str =
@@ -36,6 +37,22 @@ fn a_websocket_carries_bytes_both_ways_and_half_closes() {
     client.stream.shutdown(Shutdown::Write).unwrap();
     assert_eq!(client.rest(), "goodbye\n");
     assert_eq!(proxy.log.wait(2), ["Tunnel", "Completed { status: 101 } 12 26"]);
+}
+
+#[test]
+fn a_websocket_passes_two_hops() {
+    let upstream = talker();
+    let data_port = Proxy::with(Script::to([target(upstream.addr)]), Limits::of_data_port());
+    let router = Proxy::start(Script::to([server(data_port.addr)]));
+    let mut client = router.connect();
+    client.send(ASK);
+    client.until("hello\n");
+    let large = format!("{}\n", "m".repeat(1 << 20));
+    client.send(&large);
+    assert!(client.until("\n") == large);
+    drop(client);
+    assert!(router.log.wait(2)[1].starts_with("Completed { status: 101 }"));
+    assert!(data_port.log.wait(2)[1].starts_with("Completed { status: 101 }"));
 }
 
 #[test]

@@ -87,6 +87,8 @@ words! {
         Install = "install",
         Upgrade = "upgrade",
         Restart = "restart",
+        /// A server that came back behind what is desired of it.
+        CatchUp = "catch_up",
         Undo = "undo",
         Remove = "remove",
     }
