@@ -85,7 +85,11 @@ fn label(given: &str) -> bool {
 }
 
 fn token(given: &str) -> bool {
-    (1..=64).contains(&given.len())
+    given.len() <= 64 && id(given)
+}
+
+fn id(given: &str) -> bool {
+    (1..=160).contains(&given.len())
         && given.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'+' | b'-'))
         && given.bytes().any(|b| b != b'.')
 }
@@ -104,15 +108,15 @@ name!(
 );
 name!(
     /// One run of a node, from start to exit; no two are alike.
-    RunId, "run id", "use 1 to 64 of A-Z, a-z, 0-9, '.', '_', '+' and '-'", token
+    RunId, "run id", "use 1 to 160 of A-Z, a-z, 0-9, '.', '_', '+' and '-'", id
 );
 name!(
     /// One operation that management orders of a placement; no two are alike.
-    OperationId, "operation id", "use 1 to 64 of A-Z, a-z, 0-9, '.', '_', '+' and '-'", token
+    OperationId, "operation id", "use 1 to 160 of A-Z, a-z, 0-9, '.', '_', '+' and '-'", id
 );
 name!(
     /// One ripple; no two are alike.
-    RippleId, "ripple id", "use 1 to 64 of A-Z, a-z, 0-9, '.', '_', '+' and '-'", token
+    RippleId, "ripple id", "use 1 to 160 of A-Z, a-z, 0-9, '.', '_', '+' and '-'", id
 );
 
 /// An application server is known by its node's name.

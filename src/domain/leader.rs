@@ -1,0 +1,286 @@
+//! Owns what one leadership of management decides: sealing servers (protocol P6), adopting what it finds, letting
+//! booted placements serve (P9, P13), catching up, and driving ripples. Must not know how a message travels or where
+//! anything is kept: every change is saved by its caller before any message that it answers leaves.
+
+use std::collections::BTreeMap;
+
+use super::names::{OperationId, ProgramName, Release, Revision, RippleId, RunId, ServerName, Term};
+use super::placement::{Command, Desired, Millis, Order, Refusal, State};
+use super::program::{LongLived, OnDrainTimeout};
+use super::ripple::machine::{self, Mint, Send};
+use super::ripple::plan::{Plan, PlannedStep, Policy, RippleKind};
+use super::ripple::{Asked, Ripple, RippleState, StepPhase};
+use super::server_list::{Report, Server, ServerList};
+
+/// The state of one leadership.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Leader {
+    pub mint: Mint,
+    pub list: ServerList,
+    pub ripples: BTreeMap<RippleId, Ripple>,
+    /// A higher term was promised by a server that this leadership commanded: it commands no more.
+    pub stepped_down: Option<Term>,
+    /// When it first decided anything; who was not heard of before is not down yet.
+    pub since: Option<Millis>,
+}
+
+/// What a refused seal or command means to the leadership.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Heard {
+    Nothing,
+    /// The Server List or a ripple may have moved.
+    Changed,
+    /// A higher term is to be taken, saved, and asked with (protocol P6).
+    LearnAgain(Term),
+}
+
+impl Leader {
+    /// A leadership at a term that is saved already. Nothing is sealed.
+    pub fn new(term: Term, revision: Revision, mut list: ServerList, ripples: BTreeMap<RippleId, Ripple>) -> Self {
+        for server in list.servers.values_mut() {
+            *server = Server::default();
+        }
+        for cell in list.cells.values_mut().flat_map(BTreeMap::values_mut) {
+            cell.observed = None;
+        }
+        Self { mint: Mint { term, next: 0, revision }, list, ripples, stepped_down: None, since: None }
+    }
+
+    pub fn term(&self) -> &Term {
+        &self.mint.term
+    }
+
+    /// Takes a higher term: all seals are asked for again. The caller saves it before anything is sent.
+    pub fn take_term(&mut self, number: u64) {
+        self.mint.term.number = number;
+        self.mint.next = 0;
+        for server in self.list.servers.values_mut() {
+            server.sealed = None;
+            server.asked += 1;
+        }
+    }
+
+    /// A server registered, or its heartbeat came: it is up, and if its run is new it has to be sealed.
+    pub fn up(&mut self, server: &ServerName, run: &RunId, now: Millis) -> bool {
+        let entry = self.list.servers.entry(server.clone()).or_default();
+        let was = (entry.up, entry.sealed.clone());
+        (entry.up, entry.heard_at) = (true, now);
+        if entry.sealed.as_ref().is_some_and(|sealed| sealed != run) {
+            entry.sealed = None;
+            entry.asked += 1;
+        }
+        was != (entry.up, entry.sealed.clone())
+    }
+
+    /// A server has not been heard of for `down_after`.
+    pub fn down(&mut self, server: &ServerName) -> bool {
+        match self.list.servers.get_mut(server) {
+            Some(entry) => std::mem::replace(&mut entry.up, false),
+            None => false,
+        }
+    }
+
+    /// The answer to a seal question.
+    pub fn sealed(&mut self, server: &ServerName, asked: u64, run: &RunId, reports: Vec<Report>) -> bool {
+        self.list.seal(server, asked, run, reports)
+    }
+
+    /// What a server says of a placement: unasked, or in answer to a command, obeyed or not.
+    pub fn heard(&mut self, server: &ServerName, run: &RunId, report: Report) -> bool {
+        self.list.hear(server, run, report)
+    }
+
+    /// A server has the release unpacked and prepared, or cannot.
+    pub fn prepared(
+        &mut self,
+        server: &ServerName,
+        program: &ProgramName,
+        release: &Release,
+        result: Result<(), String>,
+    ) {
+        let waits = |ripple: &&mut Ripple| {
+            !ripple.state.is_over() && ripple.plan.program == *program && ripple.plan.to.as_ref() == Some(release)
+        };
+        for ripple in self.ripples.values_mut().filter(|ripple| waits(ripple)) {
+            match &result {
+                Ok(()) if !ripple.prepared.contains(server) => ripple.prepared.push(server.clone()),
+                Ok(()) => {}
+                Err(reason) => ripple.fail_step(server, reason),
+            }
+        }
+    }
+
+    /// A refusal in answer to a seal or a command.
+    pub fn refused(&mut self, refusal: &Refusal, of_a_seal: bool) -> Heard {
+        match refusal {
+            Refusal::StaleTerm { highest } if *highest > self.mint.term => {
+                if of_a_seal {
+                    return Heard::LearnAgain(highest.clone());
+                }
+                self.stepped_down = Some(highest.clone());
+                Heard::Changed
+            }
+            _ => Heard::Nothing,
+        }
+    }
+
+    /// The ripple of a program that is not over.
+    pub fn under_way(&self, program: &ProgramName) -> Option<&Ripple> {
+        self.ripples.values().find(|ripple| !ripple.state.is_over() && ripple.plan.program == *program)
+    }
+
+    /// Starts a planned ripple.
+    pub fn start(&mut self, plan: Plan) {
+        self.ripples.insert(plan.id.clone(), Ripple::new(plan));
+    }
+
+    /// Asks a running ripple to stop, pause or go on; answers whether it is one.
+    pub fn ask(&mut self, id: &RippleId, asked: Asked) -> bool {
+        match self.ripples.get_mut(id).filter(|ripple| !ripple.state.is_over()) {
+            Some(ripple) if ripple.asked != Asked::Abort => {
+                ripple.asked = asked;
+                true
+            }
+            Some(_) => asked == Asked::Abort,
+            None => false,
+        }
+    }
+
+    /// Everything that should be on its way to servers now. Sent again until it is answered.
+    pub fn decide(&mut self, now: Millis) -> Vec<Send> {
+        if self.stepped_down.is_some() {
+            return Vec::new();
+        }
+        self.begin(now);
+        let mut sends = self.seals();
+        self.catch_up();
+        let mut ripples = std::mem::take(&mut self.ripples);
+        for ripple in ripples.values_mut().filter(|ripple| !ripple.state.is_over()) {
+            sends.extend(machine::advance(ripple, &mut self.list, &mut self.mint, now));
+            self.conclude(ripple);
+        }
+        self.ripples = ripples;
+        sends.extend(self.reconcile());
+        sends
+    }
+
+    /// A leadership that has just begun has heard of nobody: patience with each server begins with it.
+    fn begin(&mut self, now: Millis) {
+        if self.since.replace(self.since.unwrap_or(now)).is_none() {
+            for server in self.list.servers.values_mut().filter(|server| !server.up) {
+                server.heard_at = now;
+            }
+        }
+    }
+
+    fn seals(&self) -> Vec<Send> {
+        let unsealed = self.list.servers.iter().filter(|(_, server)| server.up && server.sealed.is_none());
+        unsealed.map(|(name, server)| Send::Seal { server: name.clone(), asked: server.asked }).collect()
+    }
+
+    /// A ripple that ended well moves the program's desired version (protocol P13).
+    fn conclude(&mut self, ripple: &Ripple) {
+        if ripple.state != RippleState::Upgraded || ripple.plan.kind == RippleKind::CatchUp {
+            return;
+        }
+        let skipped = ripple.steps.iter().zip(&ripple.plan.steps);
+        for (_, planned) in skipped.filter(|(step, _)| matches!(step, StepPhase::Skipped { .. })) {
+            // It was down: catching up does the rest when it is back.
+            let stamp = self.mint.stamp();
+            let desired = Desired { release: ripple.plan.to.clone(), stamp };
+            self.list.cell_mut(&ripple.plan.program, &planned.server).desired = Some(desired);
+        }
+        if ripple.plan.kind == RippleKind::Remove {
+            self.list.programs.remove(&ripple.plan.program);
+        } else if let Some(wanted) = self.list.programs.get_mut(&ripple.plan.program) {
+            wanted.release = ripple.plan.to.clone();
+        }
+    }
+
+    /// Starts a ripple of one step for each program of which a server is behind what is desired of it.
+    fn catch_up(&mut self) {
+        let behind: Vec<(ProgramName, ServerName, Release)> = self
+            .list
+            .programs
+            .keys()
+            .filter(|program| self.under_way(program).is_none())
+            .filter_map(|program| self.behind(program))
+            .collect();
+        for (program, server, to) in behind {
+            let from = self.list.observed(&program, &server).and_then(|seen| seen.release.clone());
+            let Some(operation) = self.mint.operation() else { continue };
+            let Ok(id) = RippleId::new(format!("catch-up-{operation}")) else { continue };
+            let steps = vec![PlannedStep { server, from }];
+            self.start(Plan { id, kind: RippleKind::CatchUp, program, to: Some(to), steps, policy: catch_up_policy() });
+        }
+    }
+
+    fn behind(&self, program: &ProgramName) -> Option<(ProgramName, ServerName, Release)> {
+        let wanted = self.list.programs.get(program)?;
+        wanted.servers.iter().find_map(|server| {
+            let entry = self.list.servers.get(server).filter(|entry| entry.up && entry.sealed.is_some());
+            entry?;
+            let seen = self.list.observed(program, server);
+            let state = seen.map_or(State::Absent, |seen| seen.state);
+            let desired = self.list.cell(program, server).and_then(|cell| cell.desired.as_ref());
+            let to = desired.map_or(wanted.release.clone(), |desired| desired.release.clone())?;
+            let is_behind = matches!(state, State::Absent | State::Closed | State::Open)
+                && seen.and_then(|seen| seen.release.as_ref()) != Some(&to);
+            is_behind.then(|| (program.clone(), server.clone(), to))
+        })
+    }
+
+    /// Lets booted placements serve, and gives back what no ripple of this leadership holds.
+    fn reconcile(&self) -> Vec<Send> {
+        let cells =
+            self.list.cells.iter().flat_map(|(program, cells)| cells.keys().map(move |server| (program, server)));
+        cells.filter_map(|(program, server)| self.order_outside_ripples(program, server)).collect()
+    }
+
+    fn order_outside_ripples(&self, program: &ProgramName, server: &ServerName) -> Option<Send> {
+        let seen = self.list.observed(program, server)?;
+        let owned = |operation| self.ripples.values().any(|ripple| ripple.owns(operation));
+        let (operation, expected, order) = match (seen.state, &seen.operation) {
+            (State::Closed, _) if !self.stays_closed(program, server) => {
+                (OperationId::new("reconcile").ok()?, seen.generation, Order::Open)
+            }
+            // A quiesce of a ripple that nobody remembers.
+            (State::Quiescing, Some(held)) if held.leased && !owned(&held.id) => {
+                (held.id.clone(), held.expected, Order::Reopen)
+            }
+            // A quiesce that was sent and may still arrive, of a ripple that is over.
+            _ => {
+                let cell = self.list.cell(program, server)?;
+                let sent = cell.unanswered.as_ref().filter(|sent| !owned(&sent.operation))?;
+                (sent.operation.clone(), sent.expected, Order::Reopen)
+            }
+        };
+        let run = self.list.servers.get(server)?.sealed.clone()?;
+        let command = Command { term: self.mint.term.clone(), operation, run, expected, order };
+        Some(Send::Command { server: server.clone(), program: program.clone(), command })
+    }
+
+    /// A booted placement that is behind what is desired of it stays closed while enough others serve (protocol P13).
+    pub fn stays_closed(&self, program: &ProgramName, server: &ServerName) -> bool {
+        let Some(seen) = self.list.observed(program, server) else { return false };
+        let Some(desired) = self.list.cell(program, server).and_then(|cell| cell.desired.as_ref()) else {
+            return false;
+        };
+        let behind = desired.release.is_some() && desired.release != seen.release;
+        let needed = self.under_way(program).map_or(1, |ripple| ripple.plan.policy.min_serving.max(1));
+        behind && self.list.serving(program).count() >= needed
+    }
+}
+
+/// How a server that is behind is brought up: carefully, and giving up rather than cutting anyone.
+fn catch_up_policy() -> Policy {
+    Policy {
+        batch: 1,
+        min_serving: 1,
+        drain_timeout: std::time::Duration::from_secs(300),
+        on_drain_timeout: OnDrainTimeout::Abort,
+        long_lived: LongLived::Wait,
+        soak: std::time::Duration::ZERO,
+        unhealthy_limit: std::time::Duration::from_secs(60),
+    }
+}

@@ -1,0 +1,144 @@
+//! Owns how a ripple goes on: which steps move, what they send, when it is over.
+//! Must not know how a message travels; one step's own moves are in `step.rs`.
+
+use serde::{Deserialize, Serialize};
+
+use super::step::{self, Moved};
+use super::wait::{Reason, Wait};
+use super::{Asked, Ripple, RippleState, StepPhase};
+use crate::domain::names::{OperationId, ProgramName, Release, Revision, ServerName, Term};
+use crate::domain::placement::{Command, Millis, Stamp};
+use crate::domain::server_list::ServerList;
+
+/// A message that should reach a server. Sent again until its answer has changed what is known, so all are idempotent.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(tag = "send", rename_all = "snake_case")]
+pub enum Send {
+    Seal { server: ServerName, asked: u64 },
+    Prepare { server: ServerName, program: ProgramName, release: Release },
+    Command { server: ServerName, program: ProgramName, command: Command },
+}
+
+/// Makes ids and stamps that no other leadership makes.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Mint {
+    pub term: Term,
+    pub next: u64,
+    pub revision: Revision,
+}
+
+impl Mint {
+    pub fn operation(&mut self) -> Option<OperationId> {
+        self.next += 1;
+        OperationId::new(format!("{}.{}", self.next, self.term)).ok()
+    }
+
+    pub fn stamp(&mut self) -> Stamp {
+        self.revision = self.revision.next();
+        Stamp { term: self.term.clone(), revision: self.revision }
+    }
+}
+
+/// How long a step under way waits for a server that is down, before the ripple goes on without it.
+pub const DOWN_PATIENCE_MS: Millis = 60_000;
+
+/// How long a step that has not begun waits for a server that is down: longer than servers take to find a management
+/// that has restarted.
+pub const BEGIN_PATIENCE_MS: Millis = 10_000;
+
+/// Moves a ripple as far as it goes with what is known now, and answers what should be sent. The changed ripple and
+/// Server List are saved before any of it leaves.
+pub fn advance(ripple: &mut Ripple, list: &mut ServerList, mint: &mut Mint, now: Millis) -> Vec<Send> {
+    ripple.wait = None;
+    if ripple.state.is_over() {
+        return Vec::new();
+    }
+    let mut sends = Vec::new();
+    for index in 0..ripple.steps.len() {
+        if may_move(ripple, list, index) {
+            match step::advance(ripple, index, list, mint, now) {
+                Moved::Sends(more) => sends.extend(more),
+                Moved::Waits(wait, more) => {
+                    ripple.wait.get_or_insert(wait);
+                    sends.extend(more);
+                }
+                Moved::Over => {}
+            }
+        }
+    }
+    conclude(ripple, list, mint, now);
+    sends
+}
+
+/// Steps under way always move; the next begins when there is room in the batch and nobody asked to stop.
+fn may_move(ripple: &Ripple, list: &ServerList, index: usize) -> bool {
+    if ripple.steps[index] != StepPhase::Pending {
+        return !ripple.steps[index].is_over();
+    }
+    let up = |index: usize| list.servers.get(&ripple.plan.steps[index].server).is_some_and(|server| server.up);
+    let failed = ripple.steps.iter().any(|step| matches!(step, StepPhase::Failed { .. }));
+    let under_way = (0..ripple.steps.len())
+        .filter(|&other| ripple.steps[other] != StepPhase::Pending && !ripple.steps[other].is_over() && up(other))
+        .count();
+    ripple.asked == Asked::Nothing && !failed && up(index) && under_way < ripple.plan.policy.batch
+}
+
+/// Ends the ripple when nothing is left to do, or says what it waits for.
+fn conclude(ripple: &mut Ripple, list: &mut ServerList, mint: &mut Mint, now: Millis) {
+    let failure = ripple.steps.iter().find_map(|step| match step {
+        StepPhase::Failed { reason } => Some(reason.clone()),
+        _ => None,
+    });
+    let stops = failure.is_some() || ripple.asked == Asked::Abort;
+    if !stops && ripple.asked == Asked::Pause {
+        ripple.state = RippleState::Paused;
+        ripple.wait.get_or_insert(Wait { server: None, reason: Reason::Paused, until: None });
+        return;
+    }
+    ripple.state = RippleState::Running;
+    let silent = |name: &ServerName, patience: Millis| {
+        list.servers.get(name).is_none_or(|server| !server.up && server.heard_at + patience <= now)
+    };
+    let down = |name: &ServerName| list.servers.get(name).is_none_or(|server| !server.up);
+    let waits = |index: usize| match &ripple.steps[index] {
+        step if step.is_over() => false,
+        StepPhase::Pending => !stops && !silent(&ripple.plan.steps[index].server, BEGIN_PATIENCE_MS),
+        _ => !silent(&ripple.plan.steps[index].server, DOWN_PATIENCE_MS),
+    };
+    if let Some(index) = (0..ripple.steps.len()).find(|&index| waits(index)) {
+        let server = ripple.plan.steps[index].server.clone();
+        let reason = if down(&server) { Reason::ServerDown } else { Reason::Sealing };
+        ripple.wait.get_or_insert(Wait { server: Some(server), reason, until: None });
+        return;
+    }
+    if stops {
+        for index in unfinished(&ripple.steps) {
+            step::want_again(ripple, index, list, mint);
+        }
+    }
+    end(ripple, failure, list);
+}
+
+/// Steps that ended without the upgrade.
+fn unfinished(steps: &[StepPhase]) -> Vec<usize> {
+    let ended = |step: &StepPhase| matches!(step, StepPhase::Pending | StepPhase::Failed { .. });
+    (0..steps.len()).filter(|&index| ended(&steps[index])).collect()
+}
+
+fn end(ripple: &mut Ripple, failure: Option<String>, list: &ServerList) {
+    let down = |name: &ServerName| list.servers.get(name).is_none_or(|server| !server.up);
+    for (step, planned) in ripple.steps.iter_mut().zip(&ripple.plan.steps) {
+        if !step.is_over() {
+            let reason = if down(&planned.server) { "the server is down" } else { "the ripple ended before it" };
+            *step = StepPhase::Skipped { reason: reason.to_owned() };
+        }
+    }
+    ripple.wait = None;
+    let did_any = ripple.steps.iter().any(|step| *step == StepPhase::Done);
+    (ripple.state, ripple.reason) = match (failure, ripple.asked) {
+        (Some(reason), _) => (RippleState::Failed, Some(reason)),
+        (None, Asked::Abort) => (RippleState::Aborted, ripple.reason.take().or(Some("aborted as asked".to_owned()))),
+        (None, _) if did_any => (RippleState::Upgraded, None),
+        (None, _) => (RippleState::Failed, Some("no server that is up could be upgraded".to_owned())),
+    };
+}

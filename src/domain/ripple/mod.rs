@@ -1,0 +1,132 @@
+//! Owns ripples: what one will do (`plan`), how far it is and what comes next (`machine`), when a gate may close
+//! (`safety`), and the proof at its end (`receipt`). Must not know how a command travels.
+
+pub mod machine;
+pub mod plan;
+pub mod safety;
+mod step;
+pub mod wait;
+
+use serde::{Deserialize, Serialize};
+
+use super::names::{Generation, OperationId, RunId, ServerName};
+use super::placement::Millis;
+use plan::Plan;
+
+/// Where a ripple stands.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RippleState {
+    Planned,
+    Running,
+    Paused,
+    Upgraded,
+    Failed,
+    Aborted,
+}
+
+impl RippleState {
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Upgraded | Self::Failed | Self::Aborted)
+    }
+}
+
+/// How far one server's part is.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "snake_case")]
+pub enum StepPhase {
+    Pending,
+    /// The quiesce was ordered: under this id, at this generation of this run.
+    Quiescing {
+        operation: OperationId,
+        expected: Generation,
+        run: RunId,
+        /// When the gate was first seen closed, by this run of management.
+        #[serde(skip)]
+        closed_at: Option<Millis>,
+    },
+    /// The upgrade was ordered.
+    Upgrading {
+        operation: OperationId,
+    },
+    Soaking {
+        /// When the new version was first seen open, by this run of management.
+        #[serde(skip)]
+        since: Option<Millis>,
+    },
+    Done,
+    Skipped {
+        reason: String,
+    },
+    Failed {
+        reason: String,
+    },
+}
+
+impl StepPhase {
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Done | Self::Skipped { .. } | Self::Failed { .. })
+    }
+
+    /// The operation that the step has ordered and not seen the end of.
+    pub fn operation(&self) -> Option<&OperationId> {
+        match self {
+            Self::Quiescing { operation, .. } | Self::Upgrading { operation, .. } => Some(operation),
+            _ => None,
+        }
+    }
+}
+
+/// What a person asked of a running ripple.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Asked {
+    Nothing,
+    Pause,
+    Abort,
+}
+
+/// One run of an upgrade across the cluster: an immutable plan, and how far it is.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Ripple {
+    pub plan: Plan,
+    pub state: RippleState,
+    pub asked: Asked,
+    pub steps: Vec<StepPhase>,
+    /// Servers that have the release fetched, verified, unpacked and prepared.
+    pub prepared: Vec<ServerName>,
+    /// Why it failed or was aborted.
+    pub reason: Option<String>,
+    /// What it waits for now.
+    #[serde(skip)]
+    pub wait: Option<wait::Wait>,
+}
+
+impl Ripple {
+    pub fn new(plan: Plan) -> Self {
+        let steps = plan.steps.iter().map(|_| StepPhase::Pending).collect();
+        Self {
+            plan,
+            state: RippleState::Running,
+            asked: Asked::Nothing,
+            steps,
+            prepared: Vec::new(),
+            reason: None,
+            wait: None,
+        }
+    }
+
+    /// A server's part that has not begun cannot be done.
+    pub fn fail_step(&mut self, server: &ServerName, reason: &str) {
+        for (step, planned) in self.steps.iter_mut().zip(&self.plan.steps) {
+            if planned.server == *server && *step == StepPhase::Pending {
+                *step = StepPhase::Failed { reason: reason.to_owned() };
+            }
+        }
+    }
+
+    /// Whether an operation found on a server is this ripple's.
+    pub fn owns(&self, operation: &OperationId) -> bool {
+        !self.state.is_over() && self.steps.iter().any(|step| step.operation() == Some(operation))
+    }
+}

@@ -1,0 +1,113 @@
+//! Owns the reasons for which a ripple waits, with their data: nobody waits for a reason that cannot be shown.
+//! Must not know what ends a wait.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::duration;
+use crate::domain::names::{OperationId, ServerName};
+use crate::domain::placement::{Millis, Phase};
+use crate::domain::server_list::OldestActive;
+
+/// What a ripple waits for, and until when at the most (management's own clock).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Wait {
+    pub server: Option<ServerName>,
+    pub reason: Reason,
+    pub until: Option<Millis>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum Reason {
+    /// A person paused it.
+    Paused,
+    /// The server has not answered to this leadership yet.
+    Sealing,
+    ServerDown,
+    /// The server fetches, verifies, unpacks and prepares the release.
+    Preparing,
+    /// Too few others serve the program.
+    MinServing {
+        serving: usize,
+        min_serving: usize,
+    },
+    /// Something else is being done to this placement.
+    OtherOperation {
+        operation: Option<OperationId>,
+    },
+    /// The server has not answered the quiesce.
+    Answer,
+    Draining {
+        active: u64,
+        orphans: u64,
+        oldest: Option<OldestActive>,
+    },
+    Upgrading {
+        phase: Phase,
+    },
+    Soaking,
+    Unhealthy,
+    /// The gate has to open again before the ripple can end.
+    Reopening,
+}
+
+impl Reason {
+    /// The reason's stable name.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Paused => "paused",
+            Self::Sealing => "sealing",
+            Self::ServerDown => "server_down",
+            Self::Preparing => "preparing",
+            Self::MinServing { .. } => "min_serving",
+            Self::OtherOperation { .. } => "other_operation",
+            Self::Answer => "answer",
+            Self::Draining { .. } => "draining",
+            Self::Upgrading { .. } => "upgrading",
+            Self::Soaking => "soaking",
+            Self::Unhealthy => "unhealthy",
+            Self::Reopening => "reopening",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Paused => f.write_str("paused"),
+            Self::Sealing => f.write_str("the server's answer to this management's seal"),
+            Self::ServerDown => f.write_str("the server, which is down"),
+            Self::Preparing => f.write_str("the release to be fetched, verified, unpacked and prepared"),
+            Self::MinServing { serving, min_serving } => {
+                write!(f, "more servers to serve: {serving} do, {min_serving} have to stay")
+            }
+            Self::OtherOperation { operation: Some(operation) } => write!(f, "operation {operation} to end"),
+            Self::OtherOperation { operation: None } => f.write_str("the placement to be open or absent"),
+            Self::Answer => f.write_str("the server's answer to the quiesce"),
+            Self::Draining { active, orphans, oldest } => draining(f, *active, *orphans, oldest.as_ref()),
+            Self::Upgrading { phase } => f.write_str(match phase {
+                Phase::Quiescing | Phase::Stopping => "the old version to stop",
+                Phase::Starting => "the new version to start and become healthy",
+                Phase::StoppingNew => "the failed version to stop",
+                Phase::TakingBack => "the old version to start again",
+            }),
+            Self::Soaking => f.write_str("the soak to end"),
+            Self::Unhealthy => f.write_str("the new version to become healthy"),
+            Self::Reopening => f.write_str("the gate to open again"),
+        }
+    }
+}
+
+fn draining(f: &mut fmt::Formatter<'_>, active: u64, orphans: u64, oldest: Option<&OldestActive>) -> fmt::Result {
+    write!(f, "{active} active request{}", if active == 1 { "" } else { "s" })?;
+    if let Some(oldest) = oldest {
+        let age = duration::show(std::time::Duration::from_millis(oldest.age_ms));
+        write!(f, ", oldest {age}, {} {}", oldest.method, oldest.path)?;
+    }
+    if orphans > 0 {
+        write!(f, ", and {orphans} of the server's earlier run that its program may still be serving")?;
+    }
+    Ok(())
+}

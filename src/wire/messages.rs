@@ -1,0 +1,240 @@
+//! Owns what nodes say to each other: the bodies of `POST /node/v1/messages` and their answers.
+//! Must not know how a message travels or what it leads to.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::domain::ledger::{Counts, LedgerCut, LedgerEntry, LedgerFailure};
+use crate::domain::names::{Generation, OperationId, ProgramName, Release, Revision, RunId, ServerName, Term, Version};
+use crate::domain::placement::{Command, Refusal};
+use crate::domain::program::Manifest;
+use crate::domain::server_list::Report;
+pub use crate::wire::role::Role as NodeRole;
+
+/// What management tells a server; the answer to each is beside it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToServer {
+    /// "What do you hold, and promise me to obey no lower term." → [`Sealed`]
+    Seal { term: Term, asked: u64 },
+    /// Fetch the release from management, verify, unpack and prepare it. → [`Prepared`]
+    Prepare { program: ProgramName, release: Release, manifest: Box<Manifest> },
+    /// Quiesce, reopen, open, upgrade or remove one placement. → [`Obeyed`]
+    Command { program: ProgramName, command: Command },
+    /// The ledger as it is now. → [`LedgerCut`]
+    Ledger {},
+    /// The active requests of a program. → `Vec<`[`ActiveRequest`]`>`
+    Requests { program: ProgramName },
+    /// The last lines of a program's output here. → [`Lines`]
+    Logs { program: ProgramName, lines: usize },
+}
+
+/// A server's whole state, the answer to a seal; or why it does not answer to this term.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Sealed {
+    pub run: RunId,
+    pub asked: u64,
+    pub refusal: Option<Refusal>,
+    pub reports: Vec<Report>,
+    /// The manifest of every release that a placement holds, so that management can rebuild what it lost.
+    pub manifests: Vec<HeldManifest>,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct HeldManifest {
+    pub release: Release,
+    pub manifest: Manifest,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Prepared {
+    /// Under way: ask again.
+    Preparing,
+    Ready,
+    Failed {
+        reason: String,
+    },
+}
+
+/// The present state of a placement, whether the command was obeyed or not.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Obeyed {
+    pub run: RunId,
+    pub refusal: Option<Refusal>,
+    pub report: Report,
+}
+
+/// What servers and routers tell management; the answer to each is beside it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToManagement {
+    /// → [`Welcome`]
+    Register(Box<Registration>),
+    /// → [`Renewals`]
+    Heartbeat(Box<Heartbeat>),
+    /// A placement became drained: a hint (protocol P5). → `{}`
+    Drained { report: Report },
+    /// An operation ended well. → `{}`
+    Upgraded { report: Report },
+    /// An operation ended otherwise, or an instance failed. → `{}`
+    Failed { report: Report },
+}
+
+/// A node of a role makes itself known.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Registration {
+    pub role: NodeRole,
+    /// Where it takes control messages.
+    pub control: SocketAddr,
+    /// Where a server takes requests, or a router's public address.
+    pub data: SocketAddr,
+    pub labels: std::collections::BTreeMap<String, String>,
+    pub version: String,
+    pub cores: usize,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Welcome {
+    pub management: ServerName,
+    pub run: RunId,
+    pub term: Term,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Heartbeat {
+    pub role: NodeRole,
+    /// Of a router: the Server List that it holds.
+    pub held: Option<ListStamp>,
+    /// Of a server: every placement, with its active requests.
+    pub reports: Vec<Report>,
+    pub load: Load,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Load {
+    /// Of the machine, one minute.
+    pub load_average: f64,
+    pub active_requests: u64,
+    pub connections: u64,
+}
+
+/// Management's answer to a server's heartbeat: it renews the leases that it still wants (protocol P8), and names the
+/// booted placements that stay closed for now (P13).
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Renewals {
+    pub term: Term,
+    pub renewed: Vec<Renewal>,
+    pub kept_closed: Vec<ProgramName>,
+    /// Management does not know this node (any more): register again.
+    pub unknown: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Renewal {
+    pub program: ProgramName,
+    pub operation: OperationId,
+    pub generation: Generation,
+}
+
+/// Orders the Server Lists that routers hold.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct ListStamp {
+    pub term: Term,
+    pub revision: Revision,
+}
+
+/// What management tells a router; the answer to each is beside it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToRouter {
+    /// The Server List, whole or as a change. → [`Held`]
+    ServerList(Box<RouterList>),
+    /// → [`LedgerCut`]
+    Ledger {},
+    /// Which rule, which server and why. → [`RouteExplained`]
+    Explain { url: String },
+}
+
+/// The Server List as routers need it. `since`: only what changed since that stamp; a router that holds another
+/// answers with what it holds and gets the whole.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RouterList {
+    pub stamp: ListStamp,
+    pub since: Option<ListStamp>,
+    pub servers: Vec<RouterServer>,
+    pub programs: Vec<RouterProgram>,
+    /// Programs that are no more (of a change).
+    pub removed: Vec<ProgramName>,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RouterServer {
+    pub name: ServerName,
+    /// Where it takes requests.
+    pub data: SocketAddr,
+    pub up: bool,
+}
+
+/// A program with its rules and its placements. `manifest.routes`, `matches`, `strip_prefix`, `request_timeout`,
+/// `body_limit` and `upgrade.hold` are what a router uses.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RouterProgram {
+    pub manifest: Manifest,
+    pub placements: Vec<RouterPlacement>,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RouterPlacement {
+    pub server: ServerName,
+    /// The server's run, as far as management knows.
+    pub run: Option<RunId>,
+    pub generation: Generation,
+    pub version: Option<Version>,
+    /// Open, healthy, and no quiesce is meant: requests go here first. Others are asked last.
+    pub takes_requests: bool,
+    /// Active requests there, all routers', when last heard.
+    pub active: u64,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Held {
+    pub held: Option<ListStamp>,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RouteExplained {
+    pub rule: Option<String>,
+    pub program: Option<ProgramName>,
+    pub chosen: Option<ServerName>,
+    pub candidates: Vec<Candidate>,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Candidate {
+    pub server: ServerName,
+    pub takes_requests: bool,
+    pub active: u64,
+    pub why: String,
+}
+
+/// One active request.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ActiveRequest {
+    pub request_id: String,
+    pub program: ProgramName,
+    pub version: Option<Version>,
+    pub server: ServerName,
+    pub method: String,
+    pub path: String,
+    pub age_ms: u64,
+    /// WebSocket or event stream.
+    pub long_lived: bool,
+}
+
+/// Lines of output, oldest first.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Lines {
+    pub lines: Vec<String>,
+}
