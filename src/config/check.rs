@@ -1,9 +1,9 @@
 //! Owns what must hold between values: who may listen where, and which times fit each other. Must not know roles' work.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::layers::{Fault, Leaves, Origin};
-use super::values::{Config, is_given};
+use super::values::Config;
 use crate::domain::duration::show;
 use crate::link::secret::{HOW_TO_MAKE, Secret};
 use crate::wire::role::Role;
@@ -23,8 +23,9 @@ pub fn check(config: &Config, leaves: &Leaves) -> Result<Option<Secret>, Vec<Fau
         }
     };
     check_listeners(config, &mut fault);
+    check_peers(config, &mut fault);
     check_times(config, &mut fault);
-    if !is_given(&config.node.data_dir) {
+    if config.node.data_dir.as_os_str().is_empty() {
         fault("node.data_dir", "must name a directory".to_owned());
     }
     if faults.is_empty() { Ok(secret) } else { Err(faults) }
@@ -86,6 +87,23 @@ fn check_listeners(config: &Config, fault: &mut impl FnMut(&str, String)) {
     if let Some(one) = listeners.iter().find(taken).filter(|_| config.has(Role::AppServer)) {
         let message = format!("instances use {ports}, and {} is {}: keep them apart", one.key, one.address);
         fault("app_server.ports", message);
+    }
+}
+
+/// A management on another machine answers only those who know the secret.
+fn check_peers(config: &Config, fault: &mut impl FnMut(&str, String)) {
+    let here = |url: &&String| {
+        let uri: Option<hyper::Uri> = url.parse().ok();
+        let host = uri.as_ref().and_then(hyper::Uri::host).unwrap_or_default();
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    };
+    let away = config.cluster.management.iter().find(|url| !here(url));
+    if let (Some(away), None) = (away, &config.cluster.secret_file) {
+        let message = format!(
+            "{away} is on another machine, which answers only with the cluster's secret: set cluster.secret_file to a copy of management's"
+        );
+        fault("cluster.management", message);
     }
 }
 

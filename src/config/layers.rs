@@ -94,6 +94,7 @@ pub fn merge(
     let mut merged = known.clone();
     for (key, leaf) in given {
         match check(&known, &key, &leaf.value) {
+            Ok(()) if leaf.value.is_table() => {}
             Ok(()) => drop(merged.insert(key, leaf)),
             Err(message) => faults.push(Fault { origin: leaf.origin, key, message }),
         }
@@ -111,7 +112,8 @@ pub fn defaults() -> Leaves {
 
 fn flatten(into: &mut Vec<(String, Leaf)>, key: String, value: Value, origin: &dyn Fn(&str) -> Origin) {
     match value {
-        Value::Table(table) => {
+        // One without keys stays, so that an unknown section is not passed over because it is empty.
+        Value::Table(table) if !table.is_empty() || key == FREE_TABLE => {
             for (name, value) in table {
                 let inner = if key.is_empty() { name } else { format!("{key}.{name}") };
                 flatten(into, inner, value, origin);
@@ -210,7 +212,9 @@ fn check(known: &Leaves, key: &str, value: &Value) -> Result<(), String> {
     if let Some(later) = NOT_BUILT_YET.iter().find(|later| key == **later || key.starts_with(&format!("{later}."))) {
         return Err(format!("{later} is not built yet: leave it out"));
     }
+    let is_section = known.keys().any(|other| other.starts_with(&format!("{key}.")));
     match known.get(key) {
+        None if is_section && value.is_table() => Ok(()),
         Some(Leaf { value: default, .. }) => check_type(key, default, value),
         None => Err(unknown(known, key)),
     }

@@ -4,6 +4,7 @@
 mod check;
 mod layers;
 pub mod limits;
+mod settings;
 pub mod values;
 
 use std::fmt;

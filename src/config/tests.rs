@@ -46,6 +46,14 @@ fn with_nothing_given_a_node_has_all_roles_on_loopback() {
 }
 
 #[test]
+fn the_defaults_of_the_lower_floors_are_those_of_the_file() {
+    let config = set(&[]).unwrap().config;
+    assert_eq!(config.client(), crate::link::client::Settings::default());
+    assert_eq!(config.outbox(config.router.limits.mailbox), crate::link::outbox::Settings::default());
+    assert_eq!(config.store(), crate::store::Options::default());
+}
+
+#[test]
 fn every_file_in_conf_loads() {
     for name in ["default", "management", "router", "app-server", "all-in-one"] {
         let path = PathBuf::from(format!("{}/conf/{name}.toml", env!("CARGO_MANIFEST_DIR")));
@@ -83,6 +91,15 @@ fn what_is_shown_loads_to_the_same() {
 }
 
 #[test]
+fn sections_without_keys_change_nothing() {
+    let given = given();
+    let file = given.file("node.toml", "[cluster]\n[node]\nlabels = {}\n[router.limits]\n[node.labels.x]\n");
+    assert!(load(Some(&file), &[], env(&[])).is_err(), "a label is no section");
+    let file = given.file("node.toml", "[cluster]\n[node]\nlabels = {}\n[router.limits]\n");
+    assert_eq!(load(Some(&file), &[], env(&[])).unwrap().config, set(&[]).unwrap().config);
+}
+
+#[test]
 fn an_unknown_key_is_refused_with_its_place_and_the_right_one() {
     for (toml, line, meant) in [
         ("\n[cluster]\nheartbeet = \"1s\"", 3, "did you mean cluster.heartbeat?"),
@@ -90,6 +107,8 @@ fn an_unknown_key_is_refused_with_its_place_and_the_right_one() {
         ("[node]\nheartbeat = \"1s\"", 2, "did you mean cluster.heartbeat?"),
         ("[router.limits]\nconection = 1", 2, "did you mean router.limits.connections?"),
         ("[zzz]\nqqqqqqqq = 1", 2, "`neap config show` lists them all"),
+        ("[clustr]", 1, "there is no such key"),
+        ("[clustr]\n[cluster]\n[node.labels]", 1, "there is no such key"),
         ("cluster = 1", 1, "is a section"),
         ("[cluster.lease]\nx = 1", 2, "cluster.lease is a value"),
         ("[router]\nhttps = \"0.0.0.0:443\"", 2, "not built yet"),
@@ -112,6 +131,10 @@ fn a_value_of_the_wrong_type_or_range_is_refused_with_its_place() {
         ("[cluster]\nmanagement = [\"localhost:7400\"]", "write it as in \"http://127.0.0.1:7400\""),
         ("[cluster]\nmanagement = [\"https://x\"]", "not built yet"),
         ("[cluster]\nmanagement = [1]", "a list of strings"),
+        ("[cluster]\nmanagement = [\"http://10.0.0.1:7400\"]", "set cluster.secret_file"),
+        ("[observe]\nlog = \"info,chatty\"", "not a log filter"),
+        ("[observe]\nlog = \"neap=loud\"", "not a log filter"),
+        ("[observe]\nlog = \"\"", "not a log filter"),
         ("[node]\nworkers = \"two\"", "a whole number"),
         ("[node]\nworkers = -1", "at least 0"),
         ("[node]\nworkers = 99999", "too many"),

@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use super::limits::{AppServerLimits, ClusterLimits, ManagementLimits, RouterLimits, StoreLimits};
 use crate::domain;
 use crate::domain::names::NodeName;
-use crate::telemetry::Format;
 use crate::wire::role::Role;
 
 /// A node's configuration, every value valid.
@@ -114,7 +115,7 @@ pub struct Observe {
     #[serde(deserialize_with = "log")]
     pub log: String,
     #[serde(deserialize_with = "parsed")]
-    pub log_format: Format,
+    pub log_format: LogFormat,
 }
 
 impl Config {
@@ -125,6 +126,24 @@ impl Config {
 
     pub fn has(&self, role: Role) -> bool {
         self.node.roles.contains(&role)
+    }
+}
+
+/// How a log line is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+    fn from_str(given: &str) -> Result<Self, String> {
+        match given {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(format!("\"{given}\" is not a log format: use \"text\" or \"json\"")),
+        }
     }
 }
 
@@ -230,8 +249,20 @@ fn maybe_path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::
 
 fn log<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let given = String::deserialize(from)?;
-    crate::telemetry::filter(&given).map_err(D::Error::custom)?;
+    check_log(&given).map_err(D::Error::custom)?;
     Ok(given)
+}
+
+/// Is it a level, or levels by module? A lone word that is no level would be taken for a module, and log nothing.
+fn check_log(given: &str) -> Result<(), String> {
+    let level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
+    let part = |part: &str| part.rsplit_once('=').map_or(level(part), |(_, last)| level(last));
+    if given.split(',').map(str::trim).all(part) && given.parse::<EnvFilter>().is_ok() {
+        return Ok(());
+    }
+    Err(format!(
+        "\"{given}\" is not a log filter: use error, warn, info, debug or trace, also by module: \"info,neap::router=debug\""
+    ))
 }
 
 fn roles<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Role>, D::Error> {
@@ -289,9 +320,4 @@ pub(super) fn name_of_host(host: &str) -> NodeName {
     let first = host.trim().split('.').next().unwrap_or_default().to_ascii_lowercase();
     let kept = first.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(63).collect::<String>();
     NodeName::new(kept.trim_matches('-')).unwrap_or_else(|_| NodeName::new("neap").expect("a valid name"))
-}
-
-/// Is the path inside no one's way: not empty?
-pub(super) fn is_given(path: &Path) -> bool {
-    !path.as_os_str().is_empty()
 }

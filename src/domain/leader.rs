@@ -20,6 +20,8 @@ pub struct Leader {
     pub ripples: BTreeMap<RippleId, Ripple>,
     /// A higher term was promised by a server that this leadership commanded: it commands no more.
     pub stepped_down: Option<Term>,
+    /// When it first decided anything; who was not heard of before is not down yet.
+    pub since: Option<Millis>,
 }
 
 /// What a refused seal or command means to the leadership.
@@ -41,7 +43,7 @@ impl Leader {
         for cell in list.cells.values_mut().flat_map(BTreeMap::values_mut) {
             cell.observed = None;
         }
-        Self { mint: Mint { term, next: 0, revision }, list, ripples, stepped_down: None }
+        Self { mint: Mint { term, next: 0, revision }, list, ripples, stepped_down: None, since: None }
     }
 
     pub fn term(&self) -> &Term {
@@ -149,6 +151,7 @@ impl Leader {
         if self.stepped_down.is_some() {
             return Vec::new();
         }
+        self.begin(now);
         let mut sends = self.seals();
         self.catch_up();
         let mut ripples = std::mem::take(&mut self.ripples);
@@ -159,6 +162,15 @@ impl Leader {
         self.ripples = ripples;
         sends.extend(self.reconcile());
         sends
+    }
+
+    /// A leadership that has just begun has heard of nobody: patience with each server begins with it.
+    fn begin(&mut self, now: Millis) {
+        if self.since.replace(self.since.unwrap_or(now)).is_none() {
+            for server in self.list.servers.values_mut().filter(|server| !server.up) {
+                server.heard_at = now;
+            }
+        }
     }
 
     fn seals(&self) -> Vec<Send> {
@@ -198,10 +210,8 @@ impl Leader {
             let from = self.list.observed(&program, &server).and_then(|seen| seen.release.clone());
             let Some(operation) = self.mint.operation() else { continue };
             let Ok(id) = RippleId::new(format!("catch-up-{operation}")) else { continue };
-            let min_serving = usize::from(self.list.serves(&program, &server));
-            let policy = Policy { min_serving, ..catch_up_policy() };
             let steps = vec![PlannedStep { server, from }];
-            self.start(Plan { id, kind: RippleKind::CatchUp, program, to: Some(to), steps, policy });
+            self.start(Plan { id, kind: RippleKind::CatchUp, program, to: Some(to), steps, policy: catch_up_policy() });
         }
     }
 

@@ -4,6 +4,8 @@
 pub mod duration;
 pub mod gate;
 pub mod leader;
+pub mod ledger;
+pub mod manifest;
 pub mod names;
 pub mod placement;
 pub mod program;

@@ -7,6 +7,7 @@ pub mod client;
 pub mod guard;
 pub mod identity;
 pub mod outbox;
+mod peer;
 pub mod queue;
 pub mod secret;
 pub mod seen;

@@ -243,4 +243,92 @@ mod tests {
         queue.answered("a", "other");
         assert_eq!(queue.len(), 1);
     }
+
+    proptest::proptest! {
+        /// Whatever happens in whatever order: bounded, nothing lost, nothing twice, and in order for each peer.
+        #[test]
+        fn every_letter_ends_exactly_once(events in proptest::collection::vec((0..5_u8, 0..3_u8, 0..3_u8), 1..200)) {
+            let mut world = World::new();
+            for event in events {
+                world.happen(event);
+            }
+            world.settle();
+        }
+    }
+
+    /// A queue, and what a bystander knows of it.
+    struct World {
+        queue: Queue,
+        now: Instant,
+        put: Vec<Letter>,
+        under_way: Vec<Letter>,
+        ended: Vec<Letter>,
+        answered: Vec<Letter>,
+    }
+
+    impl World {
+        const BOUND: usize = 8;
+
+        fn new() -> Self {
+            let (put, under_way, ended, answered) = Default::default();
+            Self { queue: Queue::new(Self::BOUND, BACKOFF), now: Instant::now(), put, under_way, ended, answered }
+        }
+
+        fn happen(&mut self, (what, peer, key): (u8, u8, u8)) {
+            match what {
+                0 | 1 => {
+                    let key = ["shop", "mail"].get(usize::from(key)).copied();
+                    let letter = letter(&peer.to_string(), key, &self.put.len().to_string());
+                    self.put.push(letter.clone());
+                    match self.queue.put(letter) {
+                        Put::Waits => {}
+                        Put::Replaced(gone) | Put::Full(gone) => self.ended.push(gone),
+                    }
+                }
+                2 => {
+                    self.now += Duration::from_millis(60);
+                    self.under_way.extend(self.queue.due(self.now));
+                }
+                _ if self.under_way.is_empty() => {}
+                _ => {
+                    let letter = self.under_way.remove(usize::from(peer) % self.under_way.len());
+                    if what == 3 {
+                        self.queue.answered(&letter.to, &letter.id);
+                        self.answered.push(letter.clone());
+                        self.ended.push(letter);
+                    } else {
+                        self.ended.extend(self.queue.failed(&letter.to, &letter.id, self.now, 0.5));
+                    }
+                }
+            }
+            assert!(self.queue.len() <= Self::BOUND);
+            let peers: std::collections::BTreeSet<_> = self.under_way.iter().map(|letter| &letter.to).collect();
+            assert_eq!(peers.len(), self.under_way.len(), "one under way a peer");
+        }
+
+        /// Peers that answer everything from now on empty the queue.
+        fn settle(mut self) {
+            for _ in 0..10 * Self::BOUND {
+                self.now += BACKOFF.most;
+                self.happen((3, 0, 0));
+                self.happen((2, 0, 0));
+            }
+            assert!(self.queue.is_empty() && self.queue.lines.is_empty());
+            let ids = |letters: &[Letter]| {
+                let mut ids: Vec<_> = letters.iter().map(|letter| letter.id.clone()).collect();
+                ids.sort();
+                ids
+            };
+            assert_eq!(ids(&self.ended), ids(&self.put));
+            let number = |letter: &Letter| letter.id.parse::<u32>().unwrap();
+            for peer in ["0", "1", "2"] {
+                let line = self.answered.iter().filter(|letter| letter.to == peer && letter.key.is_none());
+                assert!(line.map(number).is_sorted(), "out of order for {peer}");
+                for key in ["shop", "mail"] {
+                    let states = self.answered.iter().filter(|l| l.to == peer && l.key.as_deref() == Some(key));
+                    assert!(states.map(number).is_sorted(), "an older state of {key} after a newer one");
+                }
+            }
+        }
+    }
 }

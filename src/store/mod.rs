@@ -22,6 +22,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::wire::problem::{Code, Problem};
 pub use open::{Opened, Options};
 
 /// A kind of records.
@@ -83,6 +84,18 @@ impl StoreError {
             Self::Failed(why) => why.contains("No space left"),
             _ => false,
         }
+    }
+
+    /// As it is told to people and other nodes.
+    pub fn problem(&self) -> Problem {
+        if self.is_disk_full() {
+            return Problem::new(Code::DiskFull, self.to_string()).hint("make room on the disk, then restart the node");
+        }
+        let code = match self {
+            Self::Backup { .. } => Code::BadRequest,
+            _ => Code::StoreFailed,
+        };
+        Problem::new(code, self.to_string())
     }
 }
 

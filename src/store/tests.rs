@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::mapped::Mapped;
 use super::*;
+use crate::wire::problem::Code;
 
 const CHILD_DIR: &str = "NEAP_TEST_STORE_DIR";
 
@@ -232,4 +233,26 @@ fn a_save_costs() {
         store.put(Tree::Control, format!("key/{}", number % 20), &vec![number; 50]).unwrap();
     }
     println!("{:?} a save", started.elapsed() / 200);
+}
+
+/// The directory that the variable names must be empty, on a disk of a few megabytes.
+#[test]
+#[ignore = "needs a small disk of its own"]
+fn a_full_disk_is_an_error_and_what_was_saved_stays() {
+    let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
+    let store = open(Path::new(&dir)).store;
+    let save = |number: u64| store.put(Tree::History, format!("{number:06}"), &vec![number; 500]);
+    let (saved, error) = (0..100_000).find_map(|number| save(number).err().map(|error| (number, error))).unwrap();
+    assert!(saved > 0 && error.is_disk_full(), "{error}");
+    assert_eq!(error.problem().code, Code::DiskFull);
+    assert!(store.put(Tree::Control, "a", &1).is_err(), "nothing is said to be saved from then on");
+    assert_eq!(store.get::<Vec<u64>>(Tree::History, "000000").unwrap(), Some(vec![0; 500]));
+    drop(store);
+    match Store::open(Path::new(&dir), "t", Options::default()) {
+        Ok(Opened { store, recovered }) => {
+            assert_eq!(recovered, None);
+            assert!(store.keys(Tree::History, "").unwrap().len() as u64 >= saved);
+        }
+        Err(error) => assert!(error.is_disk_full(), "{error}"),
+    }
 }

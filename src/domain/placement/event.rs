@@ -90,11 +90,11 @@ impl Placement {
                 let reason = self.reason();
                 self.finish(State::Open, from, Outcome::TakenBack(reason))
             }
-            _ if self.state == State::Closed => {
-                self.boot.ready = true;
+            _ => {
+                // Also while a quiesce found it booting: a reopen leads back there, and nothing starts it again.
+                self.boot.ready |= matches!(self.state, State::Closed | State::Quiescing);
                 self.open_if_may()
             }
-            _ => Vec::new(),
         }
     }
 
@@ -118,6 +118,17 @@ impl Placement {
                 self.become_state(State::Failed);
                 self.failure = Some(reason.to_owned());
                 vec![Effect::Stop, Effect::Report]
+            }
+            _ => self.start_failed_while_quiescing(reason),
+        }
+    }
+
+    /// The quiesce found it booting: a reopen now leads back to `Failed`.
+    fn start_failed_while_quiescing(&mut self, reason: &str) -> Vec<Effect> {
+        match &mut self.operation {
+            Some(held) if self.state == State::Quiescing && held.was == State::Closed => {
+                (held.was, held.reason) = (State::Failed, Some(reason.to_owned()));
+                vec![Effect::Stop]
             }
             _ => Vec::new(),
         }
@@ -163,7 +174,8 @@ impl Placement {
         match self.state {
             State::Quiescing if self.lease_until.is_some_and(|until| until <= now) => self.back(Outcome::LeaseExpired),
             State::Closed if self.boot.closed_until.is_some_and(|until| until <= now) => self.may_open(),
-            _ => Vec::new(),
+            // Allowed before a quiesce that was taken back since.
+            _ => self.open_if_may(),
         }
     }
 }

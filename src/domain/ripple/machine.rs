@@ -42,6 +42,10 @@ impl Mint {
 /// How long a step under way waits for a server that is down, before the ripple goes on without it.
 pub const DOWN_PATIENCE_MS: Millis = 60_000;
 
+/// How long a step that has not begun waits for a server that is down: longer than servers take to find a management
+/// that has restarted.
+pub const BEGIN_PATIENCE_MS: Millis = 10_000;
+
 /// Moves a ripple as far as it goes with what is known now, and answers what should be sent. The changed ripple and
 /// Server List are saved before any of it leaves.
 pub fn advance(ripple: &mut Ripple, list: &mut ServerList, mint: &mut Mint, now: Millis) -> Vec<Send> {
@@ -92,14 +96,14 @@ fn conclude(ripple: &mut Ripple, list: &mut ServerList, mint: &mut Mint, now: Mi
         return;
     }
     ripple.state = RippleState::Running;
-    let silent = |name: &ServerName| {
-        list.servers.get(name).is_none_or(|server| !server.up && server.heard_at + DOWN_PATIENCE_MS <= now)
+    let silent = |name: &ServerName, patience: Millis| {
+        list.servers.get(name).is_none_or(|server| !server.up && server.heard_at + patience <= now)
     };
     let down = |name: &ServerName| list.servers.get(name).is_none_or(|server| !server.up);
     let waits = |index: usize| match &ripple.steps[index] {
         step if step.is_over() => false,
-        StepPhase::Pending => !stops && !down(&ripple.plan.steps[index].server),
-        _ => !silent(&ripple.plan.steps[index].server),
+        StepPhase::Pending => !stops && !silent(&ripple.plan.steps[index].server, BEGIN_PATIENCE_MS),
+        _ => !silent(&ripple.plan.steps[index].server, DOWN_PATIENCE_MS),
     };
     if let Some(index) = (0..ripple.steps.len()).find(|&index| waits(index)) {
         let server = ripple.plan.steps[index].server.clone();

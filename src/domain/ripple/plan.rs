@@ -92,7 +92,8 @@ pub enum NoPlan {
 /// Computes a plan, or says why there is none.
 pub fn plan(ask: Ask, list: &ServerList) -> Result<Plan, NoPlan> {
     let steps: Vec<PlannedStep> = ask.servers.iter().map(|server| planned_step(&ask.program, server, list)).collect();
-    if steps.is_empty() {
+    let up = |step: &PlannedStep| list.servers.get(&step.server).is_some_and(|server| server.up);
+    if !steps.iter().any(up) {
         return Err(NoPlan::NoServer);
     }
     let runs_nowhere = steps.iter().all(|step| step.from.is_none());

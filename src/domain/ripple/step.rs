@@ -46,11 +46,13 @@ pub fn advance(ripple: &mut Ripple, index: usize, list: &mut ServerList, mint: &
     }
 }
 
-/// A step that ends without the upgrade: what was desired before is desired again.
+/// A step that ends without the upgrade: what was desired before is desired again. Catching up that failed says so
+/// also where nothing was desired yet, or it would be tried for ever.
 pub fn want_again(ripple: &Ripple, index: usize, list: &mut ServerList, mint: &mut Mint) {
     let planned = &ripple.plan.steps[index];
     let cell = list.cell_mut(&ripple.plan.program, &planned.server);
-    if cell.desired.as_ref().is_some_and(|desired| desired.release != planned.from) {
+    let gives_up = ripple.plan.kind == RippleKind::CatchUp;
+    if cell.desired.as_ref().map_or(gives_up, |desired| desired.release != planned.from) {
         cell.desired = Some(Desired { release: planned.from.clone(), stamp: mint.stamp() });
     }
 }
@@ -102,6 +104,8 @@ impl Move<'_> {
 
     fn begin(&mut self, report: &Report) -> Moved {
         if self.has_target(report) {
+            // Else it would be brought back to an older desire as soon as the ripple is over.
+            self.want_target();
             return self.done();
         }
         if report.state == State::Upgrading || (report.state == State::Quiescing && report.operation.is_some()) {

@@ -1,0 +1,5 @@
+//! The integration tests: real processes, real sockets, one crate.
+
+mod cli;
+mod programs;
+mod traffic;
