@@ -300,10 +300,6 @@ impl Ground {
         fs::write(self.data().join("go"), "").unwrap();
     }
 
-    pub fn stay(&self) {
-        let _ = fs::remove_file(self.data().join("go"));
-    }
-
     pub fn executed(&self, path: &str) -> usize {
         let done = fs::read_to_string(self.data().join("done")).unwrap_or_default();
         done.lines().filter(|line| *line == path).count()
