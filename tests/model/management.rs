@@ -45,6 +45,17 @@ impl Management {
         off == Off::P8Matching || (leader.stepped_down.is_none() && owns)
     }
 
+    /// Whether a report would tell it anything. (One that would not, and comes late, is no different from a late one
+    /// that would have.)
+    pub fn does_not_know(&self, server: usize, run: &RunId, report: &Report) -> bool {
+        let Some(leader) = &self.up else { return false };
+        let name = server_name(server);
+        let entry = leader.list.servers.get(&name);
+        entry.is_none_or(|entry| !entry.up || entry.sealed.as_ref().is_some_and(|sealed| sealed != run))
+            || (entry.is_some_and(|entry| entry.sealed.is_some())
+                && leader.list.observed(&program(), &name) != Some(report))
+    }
+
     pub fn rests(&self, world: &World) -> bool {
         let Some(leader) = &self.up else { return true };
         if leader.stepped_down.is_some() {
@@ -271,7 +282,6 @@ pub fn down(cluster: &Cluster, world: &mut World, index: usize, server: usize) {
     if world.servers[server].up.is_some() {
         world.left.suspicions -= 1;
     }
-    world.managements[index].unheard &= !(1 << server);
     change(cluster, world, index, 0, |leader| {
         leader.down(&server_name(server));
     });

@@ -414,3 +414,8 @@ pub fn unhealthy(world: &mut World, server: usize) {
     world.servers[server].instances.iter_mut().for_each(|instance| instance.healthy = false);
     world.fault(server);
 }
+
+/// Its server has started the program again, or it answers again.
+pub fn recovers(world: &mut World, server: usize) {
+    world.servers[server].instances.iter_mut().for_each(|instance| instance.healthy = true);
+}

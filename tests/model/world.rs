@@ -194,7 +194,7 @@ pub struct World {
 }
 
 /// Something that happens.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Action {
     Deliver(usize),
     DeliverAgain(usize),
@@ -214,6 +214,7 @@ pub enum Action {
     OrphanEnds(usize),
     Tick(usize),
     Unhealthy(usize),
+    Recovers(usize),
     Crash(usize),
     Boot(usize),
     Down(usize, usize),
@@ -399,6 +400,7 @@ impl Model for Cluster {
             Action::OrphanEnds(server) => server::orphan_ends(&mut world, server),
             Action::Tick(server) => server::tick(self, &mut world, server),
             Action::Unhealthy(server) => server::unhealthy(&mut world, server),
+            Action::Recovers(server) => server::recovers(&mut world, server),
             Action::Crash(server) => {
                 world.left.crashes -= 1;
                 server::crash(&mut world, server);
@@ -472,10 +474,16 @@ fn server_actions(cluster: &Cluster, world: &World, server: usize, held: &Srv, a
     if world.left.unhealthy > 0 && held.is_healthy() {
         actions.push(Action::Unhealthy(server));
     }
+    let running = up.starting.is_none() && !up.stopping;
+    if running && held.instances.iter().any(|instance| !instance.healthy && !instance.stopping) {
+        actions.push(Action::Recovers(server));
+    }
     if world.left.crashes > 0 {
         actions.push(Action::Crash(server));
     }
-    let listening = world.managements.iter().enumerate().filter(|(_, management)| management.up.is_some());
+    let (run, report) = (held.run(server), held.report(cluster));
+    let news = |management: &Management| management.does_not_know(server, &run, &report);
+    let listening = world.managements.iter().enumerate().filter(|(_, management)| news(management));
     actions.extend(listening.map(|(management, _)| Action::Report(server, management)));
 }
 
