@@ -1,7 +1,6 @@
 //! Owns the proof that the checker sees: with each rule left out, it finds the way to the harm.
 
-use neap::domain::program::OnDrainTimeout;
-use stateright::{Checker, Model};
+use stateright::{Checker, HasDiscoveries, Model};
 
 use super::explore::walk;
 use super::world::{Cluster, Faults, Off};
@@ -11,7 +10,7 @@ const ENOUGH: usize = 1_500_000;
 /// The checker finds an invariant broken.
 fn breaks(cluster: Cluster) {
     let name = cluster.off;
-    let checker = cluster.checker().target_state_count(ENOUGH).spawn_bfs().join();
+    let checker = cluster.checker().target_state_count(ENOUGH).finish_when(HasDiscoveries::Any).spawn_bfs().join();
     let found = checker.discoveries();
     assert!(!found.is_empty(), "{name:?}: nothing found in {} states", checker.unique_state_count());
     for (property, path) in found {
@@ -44,14 +43,12 @@ fn p3_a_command_for_another_generation() {
 #[test]
 fn p3_a_gate_that_opens_at_an_old_generation() {
     let faults = Faults { repeats: 1, leases: 1, ..Faults::default() };
-    breaks(Cluster { off: Off::P3GenerationRises, faults, lossy: true, to_servers: 2, ..Cluster::default() });
+    sticks(Cluster { off: Off::P3GenerationRises, faults, lossy: true, to_servers: 2, ..Cluster::default() });
 }
 
 #[test]
 fn p4_a_server_that_believes_management() {
-    let faults = Faults { timeouts: 1, ..Faults::default() };
-    let on_drain_timeout = OnDrainTimeout::Force;
-    breaks(Cluster { off: Off::P4OwnCheck, faults, on_drain_timeout, ..Cluster::default() });
+    breaks(Cluster { off: Off::P4OwnCheck, credulous: true, ..Cluster::default() });
 }
 
 #[test]
@@ -64,18 +61,19 @@ fn p5_an_answer_of_a_new_run_that_is_dropped() {
 fn p6_terms_that_are_alike() {
     let faults = Faults { management_crashes: 1, ..Faults::default() };
     let off = Off::P6TermsDiffer;
-    breaks(Cluster { off, faults, loses_disk: true, to_servers: 2, ..Cluster::default() });
+    breaks(Cluster { off, faults, loses_disk: true, starts_again: true, ..Cluster::default() });
 }
 
 #[test]
 fn p6_a_management_that_does_not_seal() {
-    breaks(Cluster { off: Off::P6Sealing, managements: 2, to_servers: 2, ..Cluster::default() });
+    let off = Off::P6Sealing;
+    breaks(Cluster { off, managements: 2, starts_again: true, to_servers: 2, requests: 0, ..Cluster::default() });
 }
 
 #[test]
 fn p6_operations_that_are_not_adopted() {
     let faults = Faults { management_crashes: 1, ..Faults::default() };
-    sticks(Cluster { off: Off::P6Adoption, faults, loses_disk: true, ..Cluster::default() });
+    sticks(Cluster { off: Off::P6Adoption, faults, loses_disk: true, leases: false, ..Cluster::default() });
 }
 
 #[test]
@@ -106,6 +104,27 @@ fn p9b_an_instance_that_is_adopted_while_it_stops() {
 fn p9d_orphans_that_are_forgotten() {
     let faults = Faults { crashes: 1, ..Faults::default() };
     breaks(Cluster { off: Off::P9dOrphans, faults, ..Cluster::default() });
+}
+
+#[test]
+fn p9b_a_failed_version_that_is_stopped_before_it_is_taken_back() {
+    let faults = Faults { crashes: 1, failed_starts: 1, ..Faults::default() };
+    breaks(Cluster { off: Off::P9bTakenBack, faults, servers: 1, min_serving: 0, ..Cluster::default() });
+}
+
+#[test]
+fn p11_a_management_that_speaks_before_its_term_is_saved() {
+    let faults = Faults { management_crashes: 1, ..Faults::default() };
+    let off = Off::P11TermSavedFirst;
+    breaks(Cluster { off, faults, starts_again: true, requests: 0, ..Cluster::default() });
+}
+
+#[test]
+fn p6_answers_to_an_earlier_term() {
+    let faults = Faults { management_crashes: 2, repeats: 1, ..Faults::default() };
+    let off = Off::P6OnlyAnswersToTheTerm;
+    let cluster = Cluster { off, faults, loses_disk: true, starts_again: true, requests: 0, ..Cluster::default() };
+    breaks(Cluster { to_servers: 2, to_managements: 2, ..cluster });
 }
 
 #[test]

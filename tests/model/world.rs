@@ -38,8 +38,10 @@ pub enum Off {
     P7HealthCounts,
     P8Matching,
     P9bMarked,
+    P9bTakenBack,
     P9dOrphans,
     P11SavedFirst,
+    P11TermSavedFirst,
 }
 
 /// How often each fault may happen.
@@ -79,6 +81,12 @@ pub struct Cluster {
     pub bad_release: bool,
     pub on_drain_timeout: OnDrainTimeout,
     pub most_terms: u64,
+    /// A management that starts is asked for a ripple to version 3.
+    pub starts_again: bool,
+    /// Management believes that whatever is closed is drained.
+    pub credulous: bool,
+    /// Leases run out.
+    pub leases: bool,
     pub off: Off,
 }
 
@@ -99,6 +107,9 @@ impl Default for Cluster {
             bad_release: false,
             on_drain_timeout: OnDrainTimeout::Abort,
             most_terms: 3,
+            starts_again: false,
+            credulous: false,
+            leases: true,
             off: Off::Nothing,
         }
     }
@@ -309,7 +320,9 @@ impl Cluster {
     }
 
     fn may_expire(&self, world: &World, server: usize) -> bool {
-        let Some(operation) = &world.servers[server].placement.operation else { return false };
+        let Some(operation) = &world.servers[server].placement.operation.as_ref().filter(|_| self.leases) else {
+            return false;
+        };
         let renewed = world.managements.iter().any(|management| management.renews(self.off, &operation.id));
         if !world.managements.iter().any(|management| management.up.is_some()) {
             return true;
@@ -403,7 +416,7 @@ impl Model for Cluster {
             Action::Recovers(server) => server::recovers(&mut world, server),
             Action::Crash(server) => {
                 world.left.crashes -= 1;
-                server::crash(&mut world, server);
+                server::crash(self, &mut world, server);
             }
             Action::Boot(server) => server::boot(self, &mut world, server),
             Action::Down(index, server) => management::down(self, &mut world, index, server),
@@ -489,7 +502,7 @@ fn server_actions(cluster: &Cluster, world: &World, server: usize, held: &Srv, a
 
 fn management_actions(cluster: &Cluster, world: &World, index: usize, held: &Management, actions: &mut Vec<Action>) {
     let Some(leader) = &held.up else {
-        if !cluster.for_good {
+        if !cluster.for_good || held.disk.is_fresh() {
             actions.push(Action::BootManagement(index));
         }
         return;
