@@ -4,10 +4,13 @@
 pub mod duration;
 pub mod gate;
 pub mod leader;
+pub mod ledger;
+pub mod manifest;
 pub mod names;
 pub mod placement;
 pub mod program;
 pub mod ripple;
+pub mod routing;
 pub mod seal;
 pub mod server_list;
 mod sync;

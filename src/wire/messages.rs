@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::domain::ledger::{Counts, LedgerCut, LedgerEntry, LedgerFailure};
 use crate::domain::names::{Generation, OperationId, ProgramName, Release, Revision, RunId, ServerName, Term, Version};
 use crate::domain::placement::{Command, Refusal};
 use crate::domain::program::Manifest;
 use crate::domain::server_list::Report;
+pub use crate::wire::role::Role as NodeRole;
 
 /// What management tells a server; the answer to each is beside it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -91,14 +93,6 @@ pub struct Registration {
     pub labels: std::collections::BTreeMap<String, String>,
     pub version: String,
     pub cores: usize,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum NodeRole {
-    Router,
-    AppServer,
-    Management,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -223,58 +217,6 @@ pub struct Candidate {
     pub takes_requests: bool,
     pub active: u64,
     pub why: String,
-}
-
-/// One cut of a node's ledger: monotone counters of this run and, at servers, of all runs before it.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct LedgerCut {
-    pub run: RunId,
-    pub entries: Vec<LedgerEntry>,
-    /// The latest failures, newest last (at most 100).
-    pub failures: Vec<LedgerFailure>,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct LedgerEntry {
-    pub program: ProgramName,
-    /// A router does not always know it.
-    pub version: Option<Version>,
-    pub server: Option<ServerName>,
-    pub counts: Counts,
-}
-
-/// What became of requests. Admitted + active at the start = the ends + active at the end.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Counts {
-    pub admitted: u64,
-    pub active: u64,
-    pub completed: u64,
-    /// Of the completed, those answered 5xx by the program.
-    pub completed_5xx: u64,
-    pub client_left: u64,
-    pub cut: u64,
-    pub failed: u64,
-    /// Turned away before any byte reached the program: no request of this server's.
-    pub refused: u64,
-    /// Router: sent on to another server after a refusal.
-    pub redispatched: u64,
-    /// Router: kept while no server could take it.
-    pub held: u64,
-    /// Router: given up with 503.
-    pub no_server: u64,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct LedgerFailure {
-    pub request_id: String,
-    pub program: ProgramName,
-    pub server: Option<ServerName>,
-    /// RFC 3339.
-    pub at: String,
-    pub method: String,
-    pub path: String,
-    pub reason: String,
 }
 
 /// One active request.

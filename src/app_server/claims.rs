@@ -1,0 +1,267 @@
+//! Owns what the request path sees: program → slot → the instance that takes requests, with its gate. Claiming is one
+//! atomic step on the gate's word (protocol P1, P14). Must not know how an instance came to be, or what a request is.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+use super::ledger::Row;
+use crate::domain::gate::{Gate, NotDrained, Word};
+use crate::domain::names::{Generation, ProgramName, Release};
+
+/// Times that a claim reads a pointer that keeps moving. Each move is a transition of the placement, each of which is
+/// flushed to disk: nobody meets this bound.
+const POINTER_READS_MAX: usize = 64;
+
+/// Every program's slot. Read without a lock; changed by the server's actor only.
+#[derive(Debug, Default)]
+pub struct Claims {
+    slots: ArcSwap<HashMap<ProgramName, Arc<Slot>>>,
+}
+
+/// One program on this server.
+#[derive(Debug)]
+pub struct Slot {
+    pub program: ProgramName,
+    admission: ArcSwap<Admission>,
+    emptied: Notify,
+}
+
+/// An instance as the request path sees it; or nobody, behind a closed gate.
+#[derive(Debug)]
+pub struct Admission {
+    pub gate: Gate,
+    pub target: Option<Target>,
+}
+
+/// Where an instance takes requests, and what its manifest says of them.
+#[derive(Debug)]
+pub struct Target {
+    pub addr: SocketAddr,
+    /// No two instances of a node's run have one: connections are pooled by it, never by address (P2c).
+    pub key: u64,
+    pub release: Release,
+    pub request_timeout: Duration,
+    pub body_limit: u64,
+    pub row: Arc<Row>,
+}
+
+/// A request was turned away before any byte of it reached the program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refused {
+    pub generation: Generation,
+}
+
+/// One admitted request; given back by drop.
+#[derive(Debug)]
+pub struct Claim {
+    slot: Arc<Slot>,
+    admission: Arc<Admission>,
+}
+
+impl Claims {
+    pub fn slot(&self, program: &str) -> Option<Arc<Slot>> {
+        self.slots.load().get(program).cloned()
+    }
+
+    pub fn all(&self) -> Vec<Arc<Slot>> {
+        self.slots.load().values().cloned().collect()
+    }
+
+    /// The slot of a program, made closed and empty where there is none.
+    pub fn open_slot(&self, program: &ProgramName) -> Arc<Slot> {
+        let made = Arc::new(Slot::new(program.clone()));
+        let mut slot = made.clone();
+        self.slots.rcu(|slots| {
+            let mut slots = HashMap::clone(slots);
+            slot = slots.entry(program.clone()).or_insert_with(|| made.clone()).clone();
+            slots
+        });
+        slot
+    }
+}
+
+impl Slot {
+    pub fn new(program: ProgramName) -> Self {
+        let nobody = Admission::nobody(Generation(0));
+        Self { program, admission: ArcSwap::from_pointee(nobody), emptied: Notify::new() }
+    }
+
+    pub fn admission(&self) -> Arc<Admission> {
+        self.admission.load_full()
+    }
+
+    /// Admits and counts one request in one step. A gate found closed refuses only if the pointer to it has not moved.
+    pub fn claim(self: &Arc<Self>) -> Result<Claim, Refused> {
+        let mut admission = self.admission.load_full();
+        let mut refused = Refused { generation: admission.gate.word().generation() };
+        for _ in 0..POINTER_READS_MAX {
+            match admission.gate.try_claim() {
+                Ok(()) => return Ok(Claim { slot: self.clone(), admission }),
+                Err(word) => refused = Refused { generation: word.generation() },
+            }
+            let now = self.admission.load_full();
+            if Arc::ptr_eq(&now, &admission) {
+                break;
+            }
+            admission = now;
+        }
+        Err(refused)
+    }
+
+    /// Moves the pointer; answers what it pointed to. The caller closes that one's gate afterwards (P14).
+    pub(super) fn point(&self, admission: Arc<Admission>) -> Arc<Admission> {
+        self.admission.swap(admission)
+    }
+
+    /// Waits until a closed gate of this slot has lost its last claim. One that happened since the last wait counts.
+    pub async fn emptied(&self) {
+        self.emptied.notified().await;
+    }
+}
+
+impl Admission {
+    /// A closed gate that leads nowhere.
+    pub fn nobody(generation: Generation) -> Self {
+        Self { gate: Gate::closed(generation), target: None }
+    }
+
+    pub fn to(generation: Generation, target: Target) -> Self {
+        Self { gate: Gate::closed(generation), target: Some(target) }
+    }
+
+    pub fn active(&self) -> u64 {
+        self.gate.word().active()
+    }
+}
+
+impl Claim {
+    pub fn target(&self) -> Option<&Target> {
+        self.admission.target.as_ref()
+    }
+
+    pub fn word(&self) -> Word {
+        self.admission.gate.word()
+    }
+
+    /// Whether the program's requests go elsewhere by now.
+    pub fn is_outdated(&self) -> bool {
+        !Arc::ptr_eq(&self.slot.admission.load_full(), &self.admission)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let left = self.admission.gate.release();
+        if !left.is_open() && left.active() == 0 {
+            self.slot.emptied.notify_one();
+        }
+    }
+}
+
+/// Closed, none admitted at any gate that the program still has → stopping, in one step on the present gate. Retired
+/// gates are closed for good: one seen empty stays empty.
+pub fn freeze(present: &Admission, retired: &[Arc<Admission>], generation: Generation) -> Result<(), NotDrained> {
+    let elsewhere: u64 = retired.iter().map(|admission| admission.active()).sum();
+    if elsewhere > 0 {
+        let word = present.gate.word();
+        return Err(NotDrained { open: word.is_open(), active: word.active() + elsewhere });
+    }
+    present.gate.freeze(generation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const G: Generation = Generation(7);
+
+    fn slot() -> Arc<Slot> {
+        let slot = Arc::new(Slot::new(ProgramName::new("shop").unwrap()));
+        slot.point(Arc::new(Admission::nobody(G)));
+        slot
+    }
+
+    fn opened(generation: Generation) -> Arc<Admission> {
+        let admission = Admission::nobody(generation);
+        admission.gate.open(generation);
+        Arc::new(admission)
+    }
+
+    #[test]
+    fn a_closed_gate_refuses_with_its_generation() {
+        assert_eq!(slot().claim().unwrap_err(), Refused { generation: G });
+    }
+
+    #[test]
+    fn a_claim_is_counted_until_it_is_dropped() {
+        let slot = slot();
+        slot.admission().gate.open(G);
+        let claim = slot.claim().unwrap();
+        assert_eq!(slot.admission().active(), 1);
+        drop(claim);
+        assert_eq!(slot.admission().active(), 0);
+    }
+
+    #[test]
+    fn a_claim_follows_a_pointer_that_moved() {
+        let slot = slot();
+        let old = slot.point(opened(G.next()));
+        assert!(!old.gate.word().is_open());
+        let claim = slot.claim().unwrap();
+        assert!(!claim.is_outdated());
+        slot.point(opened(G.next()));
+        assert!(claim.is_outdated());
+    }
+
+    #[test]
+    fn claims_at_a_retired_gate_keep_the_present_one_from_freezing() {
+        let slot = slot();
+        slot.point(opened(G));
+        let claim = slot.claim().unwrap();
+        let old = slot.point(Arc::new(Admission::nobody(G)));
+        old.gate.close(G);
+        let retired = [old];
+        assert_eq!(freeze(&slot.admission(), &retired, G), Err(NotDrained { open: false, active: 1 }));
+        drop(claim);
+        assert_eq!(freeze(&slot.admission(), &retired, G.next()), Ok(()));
+    }
+
+    #[test]
+    fn a_slot_is_made_once() {
+        let claims = Claims::default();
+        let shop = ProgramName::new("shop").unwrap();
+        assert!(claims.slot("shop").is_none());
+        assert!(Arc::ptr_eq(&claims.open_slot(&shop), &claims.open_slot(&shop)));
+        assert!(claims.slot("shop").is_some());
+    }
+
+    #[tokio::test]
+    async fn the_last_claim_of_a_closed_gate_is_noticed_even_before_anyone_waits() {
+        let slot = slot();
+        slot.admission().gate.open(G);
+        let (first, last) = (slot.claim().unwrap(), slot.claim().unwrap());
+        slot.admission().gate.close(G.next());
+        drop(first);
+        drop(last);
+        tokio::time::timeout(Duration::from_secs(5), slot.emptied()).await.unwrap();
+    }
+
+    #[test]
+    fn of_many_threads_every_claim_is_either_counted_or_refused() {
+        let slot = slot();
+        slot.admission().gate.open(G);
+        let claimed = std::thread::scope(|scope| {
+            let claimers: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| (0..1000).filter(|_| slot.claim().map(std::mem::forget).is_ok()).count()))
+                .collect();
+            slot.admission().gate.close(G.next());
+            claimers.into_iter().map(|claimer| claimer.join().unwrap()).sum::<usize>()
+        });
+        assert_eq!(slot.admission().active(), claimed as u64);
+    }
+}

@@ -1,0 +1,87 @@
+//! Owns what a program's actor can have done to processes, as a trait, so that the actor is tested without any.
+//! Must not know placements: what is started or stopped, and when, is decided elsewhere.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_util::future::LocalBoxFuture;
+
+use super::records;
+use crate::domain::names::{ProgramName, Release};
+use crate::domain::program::Manifest;
+use crate::programs::instance::{InstanceRecord, Mark};
+use crate::store::{Store, StoreError};
+
+/// Starts, stops and watches instances. Futures may be dropped at any point: what they had begun is on record.
+pub trait Hands {
+    /// Adopts the living, unmarked instance of the release, or starts one, and probes it until it is healthy. Instances
+    /// that may not be adopted are stopped first. The error is told to people, with exit status and last lines.
+    fn start(&self, manifest: Arc<Manifest>, release: Release, keeper: Keeper) -> LocalBoxFuture<'static, Started>;
+
+    /// Stops every instance on record; nothing of any is left when it is done.
+    fn stop(&self, keeper: Keeper) -> LocalBoxFuture<'static, Result<(), String>>;
+
+    /// Is there what a start of this release needs?
+    fn is_ready(&self, program: &ProgramName, release: &Release) -> bool;
+}
+
+pub type Started = Result<Up, String>;
+
+/// A living instance.
+#[derive(Clone)]
+pub struct Up {
+    pub addr: SocketAddr,
+    pub life: Rc<dyn Life>,
+}
+
+/// What is asked about a living instance.
+pub trait Life {
+    /// Waits for its end; tells how it ended.
+    fn ended(&self) -> LocalBoxFuture<'static, String>;
+
+    fn probe(&self) -> LocalBoxFuture<'static, Result<(), String>>;
+
+    /// Connections of a dead node that it may still be serving (protocol P9d).
+    fn orphans(&self) -> u64;
+}
+
+/// The instances of one program on record: in memory as on disk.
+#[derive(Clone)]
+pub struct Keeper {
+    pub program: ProgramName,
+    store: Store,
+    records: Rc<RefCell<BTreeMap<String, InstanceRecord>>>,
+}
+
+impl Keeper {
+    pub fn new(program: ProgramName, store: Store, records: Vec<InstanceRecord>) -> Self {
+        let records = records.into_iter().map(|record| (record.name.clone(), record)).collect();
+        Self { program, store, records: Rc::new(RefCell::new(records)) }
+    }
+
+    pub fn all(&self) -> Vec<InstanceRecord> {
+        self.records.borrow().values().cloned().collect()
+    }
+
+    /// Puts a record on disk: the instance may go (protocol P9a).
+    pub fn add(&self, record: &InstanceRecord) -> Result<(), StoreError> {
+        self.store.save(vec![records::instance(record)?])?;
+        self.records.borrow_mut().insert(record.name.clone(), record.clone());
+        Ok(())
+    }
+
+    /// Forgets an instance of which nothing is left.
+    pub fn forget(&self, name: &str) -> Result<(), StoreError> {
+        self.store.save(vec![records::forget_instance(name)])?;
+        self.records.borrow_mut().remove(name);
+        Ok(())
+    }
+
+    /// The marks were saved: remembers them.
+    pub fn set_marks(&self, mark: Mark) {
+        self.records.borrow_mut().values_mut().for_each(|record| record.mark = mark);
+    }
+}

@@ -1,0 +1,199 @@
+//! Owns what became of every request: counters per program and version, and a seat for each active one, in mapped
+//! files that survive the process (protocol P9c). Must not know why a request ended as it did.
+//!
+//! Admitted is not stored: it is the ends and the occupied seats together, so the account balances by construction.
+//! Between an end's count and its seat's freeing there are two instructions; a kill exactly there counts it twice.
+
+mod rows;
+mod seats;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use rows::{End, Row, RowsUsedUp};
+pub use seats::Seat;
+
+use crate::domain::names::{NodeName, ProgramName, RunId, Version};
+use crate::domain::server_list::OldestActive;
+use crate::proxy::Cut;
+use crate::store::StoreError;
+use crate::wire::messages::{ActiveRequest, Counts, LedgerCut, LedgerEntry, LedgerFailure};
+use rows::Rows;
+use seats::{Occupied, Seats};
+
+/// Failures that are named, the latest.
+pub const FAILURES_MAX: usize = 100;
+/// Times that a cut is read anew because a request ended meanwhile.
+const CUT_READS_MAX: usize = 8;
+
+/// One node's ledger.
+#[derive(Debug)]
+pub struct Ledger {
+    server: NodeName,
+    rows: Rows,
+    seats: Seats,
+    failures: Mutex<VecDeque<LedgerFailure>>,
+}
+
+/// A request, as its head tells it.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    pub id: &'a str,
+    pub method: &'a str,
+    pub path: &'a str,
+}
+
+/// A ledger that is open, and the requests that were in flight when the process before this one died.
+#[derive(Debug)]
+pub struct Opened {
+    pub ledger: Ledger,
+    pub died: Vec<LedgerFailure>,
+}
+
+impl Ledger {
+    /// Opens the ledger in `dir`. The requests of a dead process are found, and counted by [`Ledger::bury`].
+    pub fn open(dir: &Path, server: NodeName, rows: usize, seats: usize, stamp: &str) -> Result<Opened, StoreError> {
+        std::fs::create_dir_all(dir)
+            .map_err(|source| StoreError::File { path: dir.to_owned(), source })?;
+        let rows = Rows::open(&dir.join("counts"), rows, stamp)?;
+        let seats = Seats::open(&dir.join("active"), seats, stamp)?;
+        let ledger = Self { server, rows, seats, failures: Mutex::default() };
+        let died = ledger.seats.occupied().into_iter().filter_map(|seat| ledger.died(&seat)).collect();
+        Ok(Opened { ledger, died })
+    }
+
+    fn died(&self, seat: &Occupied) -> Option<LedgerFailure> {
+        let (program, _) = self.rows.name(seat.row)?;
+        Some(LedgerFailure {
+            request_id: seat.id.clone(),
+            program,
+            server: Some(self.server.clone()),
+            at: jiff::Timestamp::now().to_string(),
+            method: seat.method.clone(),
+            path: seat.path.clone(),
+            reason: "the server died".to_owned(),
+        })
+    }
+
+    /// Counts the dead process's requests as failed, once, and frees their seats. Their names are on disk before.
+    pub fn bury(&self) {
+        for seat in self.seats.occupied() {
+            self.rows.count(seat.row, End::Failed);
+            self.seats.free(seat.index);
+        }
+    }
+
+    /// The counters of a program's version; made where there are none.
+    pub fn row(self: &Arc<Self>, program: &ProgramName, version: &Version) -> Result<Arc<Row>, RowsUsedUp> {
+        self.rows.row(program, version)
+    }
+
+    /// A seat for one admitted request; `None` when all are taken.
+    pub fn seat(self: &Arc<Self>, row: &Arc<Row>, told: Told<'_>, cut: &Arc<Cut>) -> Option<Seat> {
+        let index = self.seats.occupy(row.index(), told, cut)?;
+        Some(Seat::new(self.clone(), row.clone(), index))
+    }
+
+    pub(super) fn refused(&self, row: &Row) {
+        self.rows.refused(row.index());
+    }
+
+    /// Names a failure.
+    pub fn fail(&self, program: &ProgramName, told: Told<'_>, reason: &str) {
+        self.remember([LedgerFailure {
+            request_id: told.id.to_owned(),
+            program: program.clone(),
+            server: Some(self.server.clone()),
+            at: jiff::Timestamp::now().to_string(),
+            method: told.method.to_owned(),
+            path: told.path.to_owned(),
+            reason: reason.to_owned(),
+        }]);
+    }
+
+    /// Names failures of before.
+    pub fn remember(&self, failures: impl IntoIterator<Item = LedgerFailure>) {
+        let mut kept = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend(failures);
+        let over = kept.len().saturating_sub(FAILURES_MAX);
+        kept.drain(..over);
+    }
+
+    /// One cut of all counters.
+    pub fn cut(&self, run: &RunId) -> LedgerCut {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
+        let mut before = self.rows.counts();
+        let mut active = self.seats.active_by_row();
+        for _ in 0..CUT_READS_MAX {
+            let after = self.rows.counts();
+            if after == before {
+                break;
+            }
+            (before, active) = (after, self.seats.active_by_row());
+        }
+        let entries = before.into_iter().map(|(index, program, version, ends)| {
+            let active = active.get(&index).copied().unwrap_or_default();
+            let ended = ends.completed + ends.client_left + ends.cut + ends.failed;
+            let counts = Counts { active, admitted: ended + active, ..ends };
+            LedgerEntry { program, version: Some(version), server: Some(self.server.clone()), counts }
+        });
+        LedgerCut { run: run.clone(), entries: entries.collect(), failures }
+    }
+
+    /// A program's active requests, the oldest first.
+    pub fn active(&self, program: &ProgramName) -> Vec<ActiveRequest> {
+        let mut active: Vec<_> = self.seats.occupied().into_iter().filter_map(|seat| self.shown(program, seat)).collect();
+        active.sort_by_key(|request| std::cmp::Reverse(request.age_ms));
+        active
+    }
+
+    fn shown(&self, program: &ProgramName, seat: Occupied) -> Option<ActiveRequest> {
+        let (of, version) = self.rows.name(seat.row)?;
+        (of == *program).then(|| ActiveRequest {
+            request_id: seat.id,
+            program: of,
+            version: Some(version),
+            server: self.server.clone(),
+            method: seat.method,
+            path: seat.path,
+            age_ms: seat.age_ms,
+            long_lived: seat.long_lived,
+        })
+    }
+
+    /// The request of a program that has been active for longest.
+    pub fn oldest(&self, program: &ProgramName) -> Option<OldestActive> {
+        let first = self.active(program).into_iter().next()?;
+        Some(OldestActive { age_ms: first.age_ms, method: first.method, path: first.path })
+    }
+
+    /// Cuts a program's active requests, or only the long-lived ones; answers how many.
+    pub fn cut_requests(&self, program: &ProgramName, long_lived_only: bool) -> usize {
+        let wanted = |seat: &Occupied| {
+            let of = self.rows.name(seat.row).is_some_and(|(of, _)| of == *program);
+            of && (seat.long_lived || !long_lived_only)
+        };
+        let seats = self.seats.occupied().into_iter().filter(wanted);
+        seats.filter(|seat| self.seats.cut(seat)).count()
+    }
+
+    /// Active requests of all programs.
+    pub fn active_total(&self) -> u64 {
+        self.seats.taken()
+    }
+
+    fn end(&self, row: &Row, index: usize, end: Option<End>) {
+        self.seats.ending(index);
+        if let Some(end) = end {
+            self.rows.count(row.index(), end);
+        }
+        self.seats.free(index);
+    }
+
+    fn set_long_lived(&self, index: usize) {
+        self.seats.set_long_lived(index);
+    }
+}

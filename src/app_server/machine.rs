@@ -1,0 +1,239 @@
+//! Owns how this machine's processes are started, adopted and stopped for the program actors: the real [`Hands`].
+//! Must not know placements or gates.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::LocalBoxFuture;
+
+use super::hands::{Hands, Keeper, Life, Started, Up};
+use super::records;
+use crate::domain::names::{ProgramName, Release};
+use crate::domain::program::{Health, Kind, Manifest, StopSignal};
+use crate::programs::adopt::{self, Found};
+use crate::programs::instance::{self, Instance, InstanceRecord, Mark};
+use crate::programs::orphans::Orphans;
+use crate::programs::ports::Ports;
+use crate::programs::probe;
+use crate::programs::shelf::Rooms;
+use crate::programs::surroundings::Surroundings;
+use crate::programs::{launch, stop};
+use crate::store::Store;
+
+/// Grace for an instance whose manifest is not known any more.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The real hands. Cheap to clone; all clones share what they hold.
+#[derive(Clone)]
+pub struct Machine {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    around: Surroundings,
+    scope: String,
+    ports: Ports,
+    rooms: Rooms,
+    store: Store,
+    held: RefCell<HashMap<String, Arc<Instance>>>,
+}
+
+impl Machine {
+    pub fn new(around: Surroundings, ports: Ports, rooms: Rooms, store: Store) -> Self {
+        let scope = instance::scope(&around.node, &around.data_dir);
+        Self { inner: Rc::new(Inner { around, scope, ports, rooms, store, held: RefCell::default() }) }
+    }
+
+    pub fn scope(&self) -> &str {
+        &self.inner.scope
+    }
+
+    pub fn rooms(&self) -> &Rooms {
+        &self.inner.rooms
+    }
+
+    pub fn around(&self) -> &Surroundings {
+        &self.inner.around
+    }
+
+    /// Ends the processes that carry an instance's name of this node and that no record knows.
+    pub async fn clear_strays(&self, known: Vec<String>) {
+        let scope = self.inner.scope.clone();
+        let strays = tokio::task::spawn_blocking(move || adopt::strays(&scope, &known)).await.unwrap_or_default();
+        let mut names: Vec<String> = strays.into_iter().map(|stray| stray.instance).collect();
+        names.dedup();
+        for name in names {
+            match stop::kill_stray(&name).await {
+                Ok(count) => tracing::warn!(instance = name, count, "ended processes that no record knows"),
+                Err(error) => tracing::warn!(instance = name, %error, "cannot end a stray"),
+            }
+        }
+    }
+}
+
+impl Hands for Machine {
+    fn start(&self, manifest: Arc<Manifest>, release: Release, keeper: Keeper) -> LocalBoxFuture<'static, Started> {
+        let inner = self.inner.clone();
+        Box::pin(async move { inner.start(manifest, release, keeper).await })
+    }
+
+    fn stop(&self, keeper: Keeper) -> LocalBoxFuture<'static, Result<(), String>> {
+        let inner = self.inner.clone();
+        Box::pin(async move {
+            for record in keeper.all() {
+                inner.end(&record, &keeper).await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn is_ready(&self, program: &ProgramName, release: &Release) -> bool {
+        let rooms = &self.inner.rooms;
+        let unpacked = rooms.path(program, release.sha256).is_some() && rooms.is_prepared(program, release.sha256);
+        unpacked && records::manifest(&self.inner.store, program, release).is_ok_and(|found| found.is_some())
+    }
+}
+
+impl Inner {
+    async fn start(&self, manifest: Arc<Manifest>, release: Release, keeper: Keeper) -> Started {
+        let mut alive = None;
+        for record in keeper.all() {
+            let fit = record.mark == Mark::Running && record.release == release && alive.is_none();
+            match self.find(&record) {
+                Some(found) if fit => alive = Some(found),
+                _ => self.end(&record, &keeper).await?,
+            }
+        }
+        let (instance, orphans) = match alive {
+            // Looked at before the first probe of this run opens a connection of its own.
+            Some(instance) => {
+                let port = instance.record().port;
+                let orphans = Orphans::at_boot(port).map_err(|error| format!("cannot count its connections: {error}"))?;
+                (instance, Some(orphans))
+            }
+            None => (self.launch(&manifest, &release, &keeper).await?, None),
+        };
+        let log = self.log(instance.record());
+        let adopted = instance.is_adopted();
+        if let Err(failure) = probe::started(&instance, &manifest.health, &log).await {
+            return Err(with_lines(&failure.to_string(), &failure.lines));
+        }
+        tracing::info!(program = %manifest.name, version = %release.version, pid = instance.record().pid, adopted,
+            "an instance is up");
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, instance.record().port));
+        let health = manifest.health.clone();
+        Ok(Up { addr, life: Rc::new(Living { instance, health, orphans: RefCell::new(orphans) }) })
+    }
+
+    async fn launch(
+        &self,
+        manifest: &Manifest,
+        release: &Release,
+        keeper: &Keeper,
+    ) -> Result<Arc<Instance>, String> {
+        let told = |error: &dyn std::fmt::Display| error.to_string();
+        let none = || format!("release {} of {} is not unpacked here", release.version, manifest.name);
+        let dir = self.rooms.path(&manifest.name, release.sha256).ok_or_else(none)?;
+        let port = self.ports.lease().map_err(|error| told(&error))?;
+        let name = instance::new_name(&self.scope, &manifest.name);
+        let waiting = launch::spawn(&self.around, manifest, release.sha256, &dir, &name, port).await;
+        let waiting = waiting.map_err(|error| told(&error))?;
+        // The launcher waits for the word until its record is on disk (protocol P9a).
+        keeper.add(waiting.record()).map_err(|error| format!("its record cannot be saved: {error}"))?;
+        let instance = waiting.go().await.map_err(|error| told(&error))?;
+        self.held.borrow_mut().insert(name, instance.clone());
+        Ok(instance)
+    }
+
+    fn find(&self, record: &InstanceRecord) -> Option<Arc<Instance>> {
+        let held = self.held.borrow().get(&record.name).cloned();
+        if let Some(held) = held {
+            return held.try_exited().is_none().then_some(held);
+        }
+        match adopt::adopt(record, &self.ports) {
+            Ok(Found::Alive(instance)) => {
+                self.held.borrow_mut().insert(record.name.clone(), instance.clone());
+                Some(instance)
+            }
+            Ok(Found::Gone) => None,
+            Err(error) => {
+                tracing::warn!(instance = record.name, %error, "cannot look for an instance");
+                None
+            }
+        }
+    }
+
+    /// Stops what there is of a recorded instance, then forgets it.
+    async fn end(&self, record: &InstanceRecord, keeper: &Keeper) -> Result<(), String> {
+        let told = |error: stop::StopError| error.to_string();
+        match self.find(record) {
+            Some(instance) => {
+                let (signal, grace) = self.manner(record);
+                let stopped = stop::stop(&instance, signal, grace).await.map_err(told)?;
+                tracing::info!(program = %record.program, version = %record.release.version, pid = record.pid,
+                    exit = %stopped.exit, killed = stopped.killed, "an instance was stopped");
+            }
+            None => {
+                stop::kill_rest(record).await.map_err(told)?;
+            }
+        }
+        self.held.borrow_mut().remove(&record.name);
+        keeper.forget(&record.name).map_err(|error| format!("its record cannot be removed: {error}"))
+    }
+
+    fn manner(&self, record: &InstanceRecord) -> (StopSignal, Duration) {
+        let manifest = records::manifest(&self.store, &record.program, &record.release).ok().flatten();
+        match manifest.map(|manifest| manifest.kind) {
+            Some(Kind::Process(process)) => (process.stop_signal, process.stop_timeout),
+            Some(Kind::Static(_)) | None => (StopSignal::Term, STOP_TIMEOUT),
+        }
+    }
+
+    fn log(&self, record: &InstanceRecord) -> PathBuf {
+        self.around.log(&record.program, &record.name)
+    }
+}
+
+/// A failure and the last lines of output, as people read them.
+pub fn with_lines(failure: &str, lines: &[String]) -> String {
+    if lines.is_empty() {
+        return failure.to_owned();
+    }
+    format!("{failure}; its last lines:\n{}", lines.join("\n"))
+}
+
+struct Living {
+    instance: Arc<Instance>,
+    health: Health,
+    /// `None`: it was started by this run of the node.
+    orphans: RefCell<Option<Orphans>>,
+}
+
+impl Life for Living {
+    fn ended(&self) -> LocalBoxFuture<'static, String> {
+        let instance = self.instance.clone();
+        Box::pin(async move { instance.exited().await.to_string() })
+    }
+
+    fn probe(&self) -> LocalBoxFuture<'static, Result<(), String>> {
+        let (port, health) = (self.instance.record().port, self.health.clone());
+        Box::pin(async move { probe::probe(port, &health).await.map_err(|failure| failure.to_string()) })
+    }
+
+    fn orphans(&self) -> u64 {
+        let mut orphans = self.orphans.borrow_mut();
+        match orphans.as_mut().map_or(Ok(0), Orphans::remaining) {
+            Ok(left) => left as u64,
+            Err(error) => {
+                // What cannot be seen may be there.
+                tracing::warn!(%error, "cannot count orphans");
+                1
+            }
+        }
+    }
+}

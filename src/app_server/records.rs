@@ -1,0 +1,81 @@
+//! Owns what this role keeps in the store, and under which keys. Must not know when it is saved.
+
+use crate::domain::names::{ProgramName, Release, Sha256};
+use crate::domain::placement::Placement;
+use crate::domain::program::Manifest;
+use crate::domain::seal::Seal;
+use crate::programs::instance::{InstanceRecord, Mark};
+use crate::store::{Change, Store, StoreError, Tree};
+use crate::wire::messages::{HeldManifest, LedgerFailure};
+
+const SEAL: &str = "server/seal";
+const FAILURES: &str = "server/failures";
+const PLACEMENTS: &str = "server/placement/";
+const INSTANCES: &str = "server/instance/";
+const MANIFESTS: &str = "server/manifest/";
+
+/// What a node knew when it ended.
+#[derive(Debug, Default)]
+pub struct Kept {
+    pub seal: Seal,
+    pub placements: Vec<Placement>,
+    pub instances: Vec<InstanceRecord>,
+}
+
+impl Kept {
+    pub fn load(store: &Store) -> Result<Self, StoreError> {
+        let records = |(_, record)| record;
+        Ok(Self {
+            seal: store.get(Tree::Control, SEAL)?.unwrap_or_default(),
+            placements: store.scan(Tree::Control, PLACEMENTS)?.into_iter().map(records).collect(),
+            instances: store.scan(Tree::Control, INSTANCES)?.into_iter().map(|(_, record)| record).collect(),
+        })
+    }
+}
+
+pub fn save_seal(store: &Store, seal: &Seal) -> Result<(), StoreError> {
+    store.put(Tree::Control, SEAL, seal)
+}
+
+pub fn placement(placement: &Placement) -> Result<Change, StoreError> {
+    Change::put(Tree::Control, format!("{PLACEMENTS}{}", placement.program), placement)
+}
+
+pub fn instance(record: &InstanceRecord) -> Result<Change, StoreError> {
+    Change::put(Tree::Control, format!("{INSTANCES}{}", record.name), record)
+}
+
+/// A record with another mark.
+pub fn marked(record: &InstanceRecord, mark: Mark) -> Result<Change, StoreError> {
+    instance(&InstanceRecord { mark, ..record.clone() })
+}
+
+pub fn forget_instance(name: &str) -> Change {
+    Change::remove(Tree::Control, format!("{INSTANCES}{name}"))
+}
+
+fn manifest_key(program: &ProgramName, sha256: Sha256) -> String {
+    format!("{MANIFESTS}{program}/{sha256}")
+}
+
+pub fn save_manifest(store: &Store, program: &ProgramName, held: &HeldManifest) -> Result<(), StoreError> {
+    store.put(Tree::Programs, manifest_key(program, held.release.sha256), held)
+}
+
+pub fn manifest(store: &Store, program: &ProgramName, release: &Release) -> Result<Option<Manifest>, StoreError> {
+    let held: Option<HeldManifest> = store.get(Tree::Programs, &manifest_key(program, release.sha256))?;
+    Ok(held.map(|held| held.manifest))
+}
+
+/// Names the requests that died with the process before this one; those of earlier deaths stay named too.
+pub fn save_failures(store: &Store, died: &[LedgerFailure], most: usize) -> Result<Vec<LedgerFailure>, StoreError> {
+    let mut all: Vec<LedgerFailure> = store.get(Tree::Control, FAILURES)?.unwrap_or_default();
+    let new = died.iter().filter(|failure| !all.iter().any(|known| known.request_id == failure.request_id));
+    let new: Vec<_> = new.cloned().collect();
+    if !new.is_empty() {
+        all.extend(new);
+        all.drain(..all.len().saturating_sub(most));
+        store.put(Tree::Control, FAILURES, &all)?;
+    }
+    Ok(all)
+}

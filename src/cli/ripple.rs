@@ -1,0 +1,152 @@
+//! Owns `neap ripple`: list, show, watch and steer ripples, and show their receipts.
+//! Must not know how a ripple is carried out.
+
+use clap::{Args, Subcommand};
+
+use super::Ctx;
+use super::failure::{EXIT_FAILED, Failure};
+use super::out::{self, Format, or_dash};
+use super::unbuilt::not_built;
+use super::watch::ripple_path;
+use super::{receipt, upgrade, watch};
+use crate::domain::names::{ProgramName, RippleId};
+use crate::wire::api::{Receipt, RippleView, path};
+
+#[derive(Subcommand, Debug)]
+pub enum RippleCommand {
+    /// Lists ripples, newest first
+    Ls {
+        /// Only those of this program
+        program: Option<ProgramName>,
+    },
+    /// Shows a ripple, what it waits for, and what is next
+    Show {
+        id: RippleId,
+        /// Watches until it has ended
+        #[arg(short, long)]
+        watch: bool,
+    },
+    /// Stops a ripple after what it is doing now; what is upgraded stays so
+    Abort {
+        id: RippleId,
+        /// Does not wait for its end
+        #[arg(long)]
+        detach: bool,
+    },
+    /// Shows every admitted request and how it ended
+    Receipt {
+        id: RippleId,
+        /// Exits with 1 unless nothing was lost
+        #[arg(long)]
+        exit_code: bool,
+    },
+    /// Lets what it is doing now end, and starts no further step until it is resumed
+    Pause { id: RippleId },
+    /// Goes on with a ripple that was paused
+    Resume { id: RippleId },
+    #[command(hide = true)]
+    Promote(Id),
+    #[command(hide = true)]
+    Undo(Id),
+}
+
+#[derive(Args, Debug)]
+pub struct Id {
+    _id: Option<String>,
+}
+
+impl RippleCommand {
+    pub async fn run(self, ctx: &Ctx) -> Result<(), Failure> {
+        match self {
+            Self::Ls { program } => list(ctx, program).await,
+            Self::Show { id, watch: false } => show(ctx, &id).await,
+            Self::Show { id, watch: true } => {
+                let ended = watch::follow(ctx, &id).await?;
+                upgrade::conclude(ctx, &ended).await
+            }
+            Self::Abort { id, detach } => abort(ctx, &id, detach).await,
+            Self::Receipt { id, exit_code } => show_receipt(ctx, &id, exit_code).await,
+            Self::Pause { id } => steer(ctx, &id, "pause").await,
+            Self::Resume { id } => steer(ctx, &id, "resume").await,
+            Self::Promote(_) => not_built("neap ripple promote"),
+            Self::Undo(_) => not_built("neap ripple undo"),
+        }
+    }
+}
+
+async fn list(ctx: &Ctx, program: Option<ProgramName>) -> Result<(), Failure> {
+    let query: Vec<(&str, &str)> = program.iter().map(|program| ("program", program.as_str())).collect();
+    let ripples = ctx.client.list::<RippleView>(path::RIPPLES, &query).await?;
+    let now = jiff::Timestamp::now();
+    ctx.out.list(&ripples, |ripples| {
+        out::table(
+            &["RIPPLE", "PROGRAM", "KIND", "FROM", "TO", "STATE", "STARTED", "TOOK"],
+            ripples.iter().map(|ripple| {
+                vec![
+                    ripple.id.to_string(),
+                    ripple.program.to_string(),
+                    ripple.kind.to_string(),
+                    or_dash(ripple.from.as_ref()),
+                    or_dash(ripple.to.as_ref()),
+                    ripple.state.to_string(),
+                    format!("{} ago", out::ago(ripple.started_at, now)),
+                    or_dash(ripple.ended_at.map(|ended| out::ago(ripple.started_at, ended))),
+                ]
+            }),
+        )
+    })
+}
+
+async fn show(ctx: &Ctx, id: &RippleId) -> Result<(), Failure> {
+    let ripple: RippleView = ctx.client.get(&ripple_path(id), &[]).await?;
+    ctx.out.one(&ripple, text)
+}
+
+/// A ripple as a person reads it.
+pub fn text(ripple: &RippleView) -> String {
+    let mut lines = vec![format!("ripple {}: {}", ripple.id, watch::title(ripple))];
+    let asked = ripple.asked_by.as_deref().map(|by| format!(", asked for by {}", out::clean(by))).unwrap_or_default();
+    let ended = ripple.ended_at.map(|ended| format!(", ended {ended:.0}")).unwrap_or_default();
+    lines.push(format!("  started {:.0}{ended}{asked}", ripple.started_at));
+    lines.extend(ripple.steps.iter().map(|step| format!("  {}", watch::step_line(step))));
+    lines.extend(watch::outlook(ripple));
+    lines.extend(ripple.reason.iter().map(|reason| format!("  because {}", out::clean(reason))));
+    if let Some(failure) = &ripple.failure {
+        lines.extend(failure.log.iter().map(|line| format!("    {}", out::clean(line))));
+    }
+    lines.join("\n")
+}
+
+async fn ask(ctx: &Ctx, id: &RippleId, action: &str) -> Result<RippleView, Failure> {
+    let at = path::RIPPLE_ACTION.replace("{id}", id.as_str()).replace("{action}", action);
+    ctx.client.post(&at, &[], &serde_json::json!({})).await
+}
+
+async fn steer(ctx: &Ctx, id: &RippleId, action: &str) -> Result<(), Failure> {
+    let ripple = ask(ctx, id, action).await?;
+    ctx.out.one(&ripple, text)
+}
+
+async fn abort(ctx: &Ctx, id: &RippleId, detach: bool) -> Result<(), Failure> {
+    let mut ripple = ask(ctx, id, "abort").await?;
+    let watched = !ripple.state.ended() && !detach;
+    if watched {
+        ripple = watch::follow(ctx, id).await?;
+    }
+    // As lines of JSON, each change was printed when it was seen.
+    if !watched || ctx.out.format != Format::Ndjson {
+        ctx.out.one(&ripple, text)?;
+    }
+    match ripple.state {
+        state if state.ended() && state != crate::wire::api::RippleState::Aborted => {
+            Err(Failure::Failed(format!("the ripple could not be aborted any more: it ended {state}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn show_receipt(ctx: &Ctx, id: &RippleId, exit_code: bool) -> Result<(), Failure> {
+    let receipt: Receipt = ctx.client.get(&receipt::receipt_path(id), &[]).await?;
+    ctx.out.one(&receipt, receipt::text)?;
+    if exit_code && !receipt::clean(&receipt) { Err(Failure::Told(EXIT_FAILED)) } else { Ok(()) }
+}

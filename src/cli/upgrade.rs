@@ -1,0 +1,292 @@
+//! Owns `neap upgrade`: the plan, the question, the ripple, and what its end means to whoever asked.
+//! Must not know how a plan is made.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Ctx;
+use super::failure::{EXIT_CHANGES, EXIT_FAILED, Failure};
+use super::out::{self, Format, count, or_dash};
+use super::{receipt, watch};
+use crate::domain::duration;
+use crate::domain::names::{ProgramName, Version};
+use crate::wire::api::{
+    NodeState, NodeView, PlacementState, PlanView, ProgramView, RippleKind, RippleOptions, RippleState, RippleView,
+    StepState, UpgradeRequest, path,
+};
+
+#[derive(Args, Debug)]
+pub struct UpgradeArgs {
+    /// The program to upgrade
+    pub program: ProgramName,
+    /// The version that all its servers shall run
+    #[arg(long, value_name = "VERSION")]
+    pub to: Version,
+    #[command(flatten)]
+    pub how: How,
+}
+
+/// What `upgrade`, `deploy` and `program restart` have in common.
+#[derive(Args, Debug, Clone)]
+pub struct How {
+    #[command(flatten)]
+    pub options: Options,
+    /// Shows what would be done, and does nothing
+    #[arg(long)]
+    pub plan: bool,
+    /// With --plan: exits with 3 if there are changes to make
+    #[arg(long, requires = "plan")]
+    pub exit_code: bool,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// What a ripple does otherwise than its manifest says.
+#[derive(Args, Debug, Clone)]
+pub struct Options {
+    /// Placements that must stay open and healthy all through
+    #[arg(long, value_name = "N")]
+    pub min_serving: Option<u32>,
+    /// How long routers keep requests while no server can take them
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub hold: Option<Duration>,
+    /// How long a closed gate waits for its last requests
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub drain_timeout: Option<Duration>,
+    /// Time under real traffic after a step before the next
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub soak: Option<Duration>,
+    /// Cuts what has not ended after the drain timeout, and counts it
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct Wait {
+    /// Starts it and does not wait for its end
+    #[arg(long)]
+    pub detach: bool,
+    /// Asks no question
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+impl From<&Options> for RippleOptions {
+    fn from(options: &Options) -> Self {
+        let ms = |given: Option<Duration>| given.map(|given| u64::try_from(given.as_millis()).unwrap_or(u64::MAX));
+        Self {
+            min_serving: options.min_serving,
+            hold_ms: ms(options.hold),
+            drain_timeout_ms: ms(options.drain_timeout),
+            soak_ms: ms(options.soak),
+            force: options.force,
+        }
+    }
+}
+
+impl UpgradeArgs {
+    pub async fn run(self, ctx: &Ctx) -> Result<(), Failure> {
+        let options = RippleOptions::from(&self.how.options);
+        let request = UpgradeRequest { program: self.program, to: self.to, options, plan: None };
+        upgrade(ctx, request, &self.how).await
+    }
+}
+
+/// Plans, asks, starts, watches.
+pub async fn upgrade(ctx: &Ctx, mut request: UpgradeRequest, how: &How) -> Result<(), Failure> {
+    let plan: PlanView = ctx.client.post(path::RIPPLES, &[("dry_run", "true")], &request).await?;
+    if how.plan {
+        return show_plan(ctx, &plan, how.exit_code);
+    }
+    if plan.steps.is_empty() && plan.skipped.is_empty() {
+        return nothing_to_do(ctx, &plan);
+    }
+    if ask(ctx, &plan, &how.wait)? {
+        request.plan = Some(plan.id);
+    }
+    let ripple: RippleView = ctx.client.post(path::RIPPLES, &[], &request).await?;
+    attend(ctx, ripple, how.wait.detach).await
+}
+
+fn show_plan(ctx: &Ctx, plan: &PlanView, exit_code: bool) -> Result<(), Failure> {
+    ctx.out.one(plan, plan_text)?;
+    if exit_code && !plan.steps.is_empty() { Err(Failure::Told(EXIT_CHANGES)) } else { Ok(()) }
+}
+
+fn nothing_to_do(ctx: &Ctx, plan: &PlanView) -> Result<(), Failure> {
+    if ctx.out.format != Format::Table {
+        ctx.out.json(plan)?;
+    }
+    ctx.out.say(&plan_text(plan));
+    Ok(())
+}
+
+/// Asks before anything is cut; whether a person has seen this very plan and said yes.
+fn ask(ctx: &Ctx, plan: &PlanView, wait: &Wait) -> Result<bool, Failure> {
+    if wait.yes || !plan.force {
+        return Ok(false);
+    }
+    let question =
+        format!("{} will be cut after {}", "requests that have not ended", out::millis(plan.drain_timeout_ms));
+    if !out::can_ask() {
+        return Err(Failure::Usage(format!("with --force, {question}: say --yes to that")));
+    }
+    ctx.out.say(&plan_text(plan));
+    if out::confirm(&format!("{question}. Go on?")) { Ok(true) } else { Err(declined()) }
+}
+
+/// A person said no.
+pub fn declined() -> Failure {
+    Failure::Failed("not confirmed, nothing was done".to_owned())
+}
+
+/// Waits for a ripple that was just started, unless told not to.
+pub async fn attend(ctx: &Ctx, ripple: RippleView, detach: bool) -> Result<(), Failure> {
+    if !detach || ripple.state.ended() {
+        let ended = if ripple.state.ended() { ripple } else { watch::follow(ctx, &ripple.id).await? };
+        return conclude(ctx, &ended).await;
+    }
+    ctx.out.one(&ripple, |ripple| ripple.id.to_string())?;
+    ctx.out.say(&format!("started; watch it with: neap ripple show {} --watch", ripple.id));
+    Ok(())
+}
+
+/// What the end of a ripple means: success only if what was asked for is what runs.
+pub async fn conclude(ctx: &Ctx, ripple: &RippleView) -> Result<(), Failure> {
+    if ctx.out.format == Format::Json {
+        ctx.out.json(ripple)?;
+    }
+    let well = match ripple.state {
+        RippleState::Upgraded => true,
+        RippleState::Undone => ripple.kind == RippleKind::Undo,
+        _ => false,
+    };
+    if !well {
+        out::complain(&failure_text(ripple));
+        return Err(Failure::Told(EXIT_FAILED));
+    }
+    if ripple.steps.is_empty() {
+        let reason = ripple.reason.as_deref().unwrap_or("nothing to do");
+        ctx.out.say(&out::clean(reason));
+        return Ok(());
+    }
+    let wrong = if ripple.kind == RippleKind::Remove { Vec::new() } else { not_so(ctx, ripple).await? };
+    ctx.out.say(&success_text(ripple));
+    receipt::sum_up(ctx, ripple).await?;
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Failed(format!("but not all of it runs:\n{}", wrong.join("\n"))))
+    }
+}
+
+/// Where, of the servers that are up, something other than the target runs.
+async fn not_so(ctx: &Ctx, ripple: &RippleView) -> Result<Vec<String>, Failure> {
+    let program: ProgramView =
+        ctx.client.get(&path::PROGRAM.replace("{program}", ripple.program.as_str()), &[]).await?;
+    let nodes = ctx.client.list::<NodeView>(path::NODES, &[]).await?.items;
+    let up = |name| nodes.iter().any(|node| &node.name == name && node.state == NodeState::Up);
+    let touched = |name| ripple.steps.iter().any(|step| &step.server == name && step.state != StepState::Skipped);
+    let wrong = program.placements.iter().filter(|placement| {
+        up(&placement.server)
+            && touched(&placement.server)
+            && (placement.version != ripple.to || placement.state != PlacementState::Open || !placement.healthy)
+    });
+    Ok(wrong
+        .map(|placement| {
+            let health = if placement.healthy { "" } else { ", unhealthy" };
+            let runs = or_dash(placement.version.as_ref());
+            format!("  {} runs {runs}, {}{health}", placement.server, placement.state)
+        })
+        .collect())
+}
+
+fn success_text(ripple: &RippleView) -> String {
+    let done = ripple.steps.iter().filter(|step| step.state != StepState::Skipped).count();
+    let took = ripple.ended_at.map(|ended| format!(" in {}", out::ago(ripple.started_at, ended))).unwrap_or_default();
+    let mut text = format!("{} on {}{took}", watch::title(ripple), count(done, "server"));
+    for step in ripple.steps.iter().filter(|step| step.state == StepState::Skipped) {
+        let reason = step.reason.as_deref().unwrap_or("it is down; it is caught up before it serves");
+        text.push_str(&format!("\n  skipped {}: {}", step.server, out::clean(reason)));
+    }
+    text
+}
+
+/// Why it ended otherwise: the reason, the exit status, the program's last lines, and what to do next.
+pub fn failure_text(ripple: &RippleView) -> String {
+    let mut lines = vec![format!("error: {}", watch::title(ripple))];
+    // One reason often comes from more than one place; it is told once.
+    let mut told: Vec<String> = Vec::new();
+    let mut new = |reason: Option<&String>| {
+        let reason = out::clean(reason?);
+        let is_new = !told.iter().any(|earlier| earlier.contains(&reason));
+        is_new.then(|| told.push(reason.clone())).map(|()| reason)
+    };
+    lines.extend(new(ripple.reason.as_ref()).map(|reason| format!("  {reason}")));
+    for step in &ripple.steps {
+        lines.extend(new(step.reason.as_ref()).map(|reason| format!("  {}: {reason}", step.server)));
+    }
+    if let Some(failure) = &ripple.failure {
+        let status = failure.exit_status.as_deref().map(|status| format!(" ({})", out::clean(status)));
+        let reason = new(Some(&failure.reason)).map(|reason| format!(": {reason}"));
+        lines.push(format!(
+            "  {} {} failed on {}{}{}",
+            ripple.program,
+            failure.version,
+            failure.server,
+            reason.unwrap_or_default(),
+            status.unwrap_or_default(),
+        ));
+        lines.push(if failure.log.is_empty() { "  it wrote nothing" } else { "  its last lines:" }.to_owned());
+        lines.extend(failure.log.iter().map(|line| format!("    {}", out::clean(line))));
+    }
+    lines.push(format!("  next: {}", next_command(ripple)));
+    lines.join("\n")
+}
+
+fn next_command(ripple: &RippleView) -> String {
+    let RippleView { id, program, .. } = ripple;
+    match (&ripple.failure, ripple.state) {
+        (Some(failure), _) => format!("neap program logs {program} --server {}", failure.server),
+        (None, RippleState::Aborted) => format!("neap program show {program}"),
+        (None, _) => format!("neap ripple show {id}"),
+    }
+}
+
+/// A plan as a person reads it.
+pub fn plan_text(plan: &PlanView) -> String {
+    let skipped = plan.skipped.iter().map(|step| format!("skips {}: {}", step.server, out::clean(&step.reason)));
+    if plan.steps.is_empty() {
+        let mut lines = vec![format!("nothing to do: {} {} runs on all its servers", plan.program, plan.to)];
+        lines.extend(skipped);
+        return lines.join("\n");
+    }
+    let at_once = if plan.kind == RippleKind::Install { ", all at once" } else { "" };
+    let mut lines = vec![
+        format!(
+            "plan {}: {} {} to {} on {}{at_once}",
+            plan.id,
+            plan.kind,
+            plan.program,
+            plan.to,
+            count(plan.steps.len(), "server")
+        ),
+        out::table(
+            &["STEP", "SERVER", "FROM", "TO"],
+            plan.steps.iter().enumerate().map(|(index, step)| {
+                vec![(index + 1).to_string(), step.server.to_string(), or_dash(step.from.as_ref()), step.to.to_string()]
+            }),
+        ),
+    ];
+    lines.extend(skipped);
+    lines.push(format!(
+        "keeps at least {} serving; drains up to {}{}, holds up to {}, soaks {}",
+        plan.min_serving,
+        out::millis(plan.drain_timeout_ms),
+        if plan.force { ", then cuts what is left" } else { ", then gives up" },
+        out::millis(plan.hold_ms),
+        out::millis(plan.soak_ms),
+    ));
+    lines.join("\n")
+}

@@ -1,0 +1,276 @@
+//! Owns management's whole state in memory: the leadership, the nodes, the releases, the ripples' records; how it is
+//! loaded, and what has to be saved. Decides nothing by itself: `Leader` does. Must not know actors or HTTP.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::observer::Watch;
+use super::records::{Disk, NodeRecord, ReleaseRecord, RippleRecord, State};
+use crate::domain::leader::Leader;
+use crate::domain::names::{NodeName, ProgramName, Release, Revision, RippleId, RunId, ServerName, Term, Version};
+use crate::domain::placement::Millis;
+use crate::domain::program::Manifest;
+use crate::domain::server_list::{Server, ServerList};
+use crate::store::StoreError;
+use crate::wire::api::EventView;
+use crate::wire::messages::{ListStamp, Load, NodeRole, Registration};
+
+/// How much management keeps at the most; see `[management.limits]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    pub nodes: usize,
+    pub programs: usize,
+    pub releases_kept: usize,
+    /// Events kept in memory and shown.
+    pub events: usize,
+    /// Ripples that are over and kept; the oldest is pruned.
+    pub ripples: usize,
+    /// Failures that a receipt names.
+    pub failures: usize,
+    /// Items of a list's page.
+    pub page: usize,
+    pub mailbox: usize,
+    /// How long a quiesce waits for routers to acknowledge the list before it; then they are known to be stale
+    /// (protocol P10).
+    pub router_wait: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            nodes: 1_000,
+            programs: 1_000,
+            releases_kept: 5,
+            events: 10_000,
+            ripples: 200,
+            failures: 100,
+            page: 500,
+            mailbox: 1_024,
+            router_wait: Duration::from_secs(2),
+        }
+    }
+}
+
+/// A node in one role, as it was last heard of.
+pub struct Node {
+    pub record: NodeRecord,
+    pub run: Option<RunId>,
+    pub up: bool,
+    pub since: Timestamp,
+    pub heard: Option<Instant>,
+    pub load: Load,
+    /// Of a router.
+    pub held: Option<ListStamp>,
+}
+
+/// Everything that management knows.
+pub struct Control {
+    pub leader: Leader,
+    pub bounds: Bounds,
+    pub nodes: BTreeMap<(NodeRole, NodeName), Node>,
+    pub releases: BTreeMap<ProgramName, BTreeMap<Version, ReleaseRecord>>,
+    pub ripples: BTreeMap<RippleId, RippleRecord>,
+    pub events: VecDeque<EventView>,
+    pub watches: HashMap<(RippleId, ServerName), Watch>,
+    next_event: u64,
+    disk: Disk,
+    began: Instant,
+}
+
+impl Control {
+    /// Loads the state and begins a leadership: a higher term, saved (protocol P6).
+    pub fn begin(name: &NodeName, mut disk: Disk, bounds: Bounds) -> Result<Self, StoreError> {
+        let loaded = disk.load()?;
+        let term = Term { number: loaded.term + 1, management: name.clone() };
+        let mut list = ServerList { programs: loaded.programs, cells: loaded.cells, ..ServerList::default() };
+        for node in loaded.nodes.iter().filter(|node| node.registration.role == NodeRole::AppServer) {
+            list.servers.insert(node.name.clone(), Server::default());
+        }
+        let live = loaded.ripples.values().filter_map(|record| record.ripple.clone());
+        let live = live.filter(|ripple| !ripple.state.is_over()).map(|ripple| (ripple.plan.id.clone(), ripple));
+        let leader = Leader::new(term, Revision(0), list, live.collect());
+        let nodes = loaded.nodes.into_iter().map(Node::loaded).collect();
+        let mut control = Self {
+            leader,
+            bounds,
+            nodes,
+            releases: loaded.releases,
+            ripples: loaded.ripples,
+            events: VecDeque::new(),
+            watches: HashMap::new(),
+            next_event: 1,
+            disk,
+            began: Instant::now(),
+        };
+        control.save()?;
+        Ok(control)
+    }
+
+    /// Management's own monotonic clock.
+    pub fn now(&self) -> Millis {
+        self.began.elapsed().as_millis() as Millis
+    }
+
+    /// When an instant of that clock is, on the wall, for people.
+    pub fn wall(&self, at: Millis) -> Timestamp {
+        let ahead = at as i64 - self.now() as i64;
+        Timestamp::now() + jiff::SignedDuration::from_millis(ahead)
+    }
+
+    /// Writes what has changed; nothing that depends on it may leave before.
+    pub fn save(&mut self) -> Result<(), StoreError> {
+        for (id, ripple) in &self.leader.ripples {
+            if let Some(record) = self.ripples.get_mut(id) {
+                record.ripple = Some(ripple.clone());
+            }
+        }
+        self.prune();
+        let state = State {
+            term: self.leader.term().number,
+            programs: &self.leader.list.programs,
+            cells: &self.leader.list.cells,
+            releases: &self.releases,
+            nodes: self.nodes.values().map(|node| &node.record).collect(),
+            ripples: &self.ripples,
+        };
+        self.disk.save(&state)
+    }
+
+    fn prune(&mut self) {
+        let over = |record: &RippleRecord| record.receipt.is_some();
+        while self.ripples.len() > self.bounds.ripples {
+            let oldest = self.ripples.iter().filter(|(_, record)| over(record)).min_by_key(|(_, r)| r.started_at);
+            let Some(id) = oldest.map(|(id, _)| id.clone()) else { return };
+            self.ripples.remove(&id);
+            self.leader.ripples.remove(&id);
+        }
+        let ripples = &self.ripples;
+        self.leader.ripples.retain(|id, ripple| {
+            !ripple.state.is_over() || ripples.get(id).is_none_or(|record| record.receipt.is_none())
+        });
+    }
+
+    /// A node registered, or registered again.
+    pub fn register(&mut self, name: &NodeName, run: &RunId, registration: Registration) {
+        let role = registration.role;
+        let record = NodeRecord { name: name.clone(), registration };
+        let node = self.nodes.entry((role, name.clone())).or_insert_with(|| Node::loaded(record.clone()).1);
+        node.record = record;
+        if !node.up || node.run.as_ref() != Some(run) {
+            node.since = Timestamp::now();
+        }
+        (node.run, node.up, node.heard) = (Some(run.clone()), true, Some(Instant::now()));
+        if role == NodeRole::AppServer {
+            let now = self.now();
+            self.leader.up(name, run, now);
+            self.place();
+        }
+    }
+
+    /// Works out again which servers host which program, by the rules of the manifests.
+    pub fn place(&mut self) {
+        let names: Vec<ProgramName> = self.leader.list.programs.keys().cloned().collect();
+        for program in names {
+            let Some(manifest) = self.manifest(&program) else { continue };
+            let servers = self.servers_for(&manifest.clone());
+            if let Some(wanted) = self.leader.list.programs.get_mut(&program) {
+                wanted.servers = servers;
+            }
+        }
+    }
+
+    /// The servers that a manifest's placement names.
+    pub fn servers_for(&self, manifest: &Manifest) -> Vec<ServerName> {
+        let servers = self.nodes.values().filter(|node| node.record.registration.role == NodeRole::AppServer);
+        let placed = servers.filter(|node| {
+            let labels = &node.record.registration.labels;
+            let named = manifest.placement.servers.iter().any(|glob| matches_glob(glob, node.record.name.as_str()));
+            named && manifest.placement.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+        });
+        placed.map(|node| node.record.name.clone()).collect()
+    }
+
+    /// The manifest that speaks for a program: of its desired release, else of the release that comes.
+    pub fn manifest(&self, program: &ProgramName) -> Option<&Manifest> {
+        let wanted = self.leader.list.programs.get(program)?;
+        let coming = self.leader.under_way(program).and_then(|ripple| ripple.plan.to.as_ref());
+        let release = wanted.release.as_ref().or(coming)?;
+        self.release(program, release).map(|record| &record.manifest)
+    }
+
+    pub fn release(&self, program: &ProgramName, release: &Release) -> Option<&ReleaseRecord> {
+        self.releases.get(program)?.values().find(|record| record.release == *release)
+    }
+
+    /// Keeps something that a person may want to know.
+    pub fn event(&mut self, kind: &str, message: String, about: About<'_>) {
+        tracing::info!(kind, "{message}");
+        while self.events.len() >= self.bounds.events.max(1) {
+            self.events.pop_front();
+        }
+        self.events.push_back(EventView {
+            id: format!("{:012}", self.next_event),
+            at: Timestamp::now(),
+            kind: kind.to_owned(),
+            message,
+            node: about.node.cloned(),
+            program: about.program.cloned(),
+            ripple: about.ripple.cloned(),
+        });
+        self.next_event += 1;
+    }
+}
+
+/// What an event is about.
+#[derive(Clone, Copy, Default)]
+pub struct About<'a> {
+    pub node: Option<&'a NodeName>,
+    pub program: Option<&'a ProgramName>,
+    pub ripple: Option<&'a RippleId>,
+}
+
+impl Node {
+    fn loaded(record: NodeRecord) -> ((NodeRole, NodeName), Self) {
+        let key = (record.registration.role, record.name.clone());
+        let (since, load) = (Timestamp::now(), Load::default());
+        (key, Self { record, run: None, up: false, since, heard: None, load, held: None })
+    }
+
+    /// Where its control messages go.
+    pub fn messages_url(&self) -> String {
+        format!("http://{}{}", self.record.registration.control, crate::wire::envelope::MESSAGES_PATH)
+    }
+}
+
+/// Whether a name fits a glob, in which `*` stands for anything.
+pub fn matches_glob(glob: &str, name: &str) -> bool {
+    let mut parts = glob.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches_glob;
+
+    #[test]
+    fn a_star_stands_for_anything() {
+        for (glob, name) in
+            [("*", "app-1"), ("app-*", "app-1"), ("*-1", "app-1"), ("a*p-*", "app-1"), ("app-1", "app-1")]
+        {
+            assert!(matches_glob(glob, name), "{glob}");
+        }
+        for (glob, name) in [("app", "app-1"), ("b*", "app-1"), ("app-*2", "app-1"), ("", "app-1"), ("a*a", "a")] {
+            assert!(!matches_glob(glob, name), "{glob}");
+        }
+    }
+}

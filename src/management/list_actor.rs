@@ -1,0 +1,319 @@
+//! Owns the Server List actor: every event that management hears passes here, and every handler is four moves: take it
+//! in, decide (`Leader`), save, perform. Must not know HTTP handlers or what a receipt holds.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+
+use super::control::{About, Control};
+use super::flights::{Flights, Key};
+use super::observer;
+use super::ripple_actor::{RippleActor, RippleOver};
+use super::routers::{Routers, Told};
+use crate::domain::leader::Heard;
+use crate::domain::names::{NodeName, RippleId, Term};
+use crate::domain::placement::Order;
+use crate::domain::ripple::machine::Send as Outgoing;
+use crate::link::client::{Answer, Client, LinkError};
+use crate::link::identity::Identity;
+use crate::wire::messages::{Held, NodeRole, Obeyed, Prepared, Sealed, ToRouter, ToServer};
+use crate::wire::problem::{Code, Problem};
+
+/// How often the actor looks at the clock: leases, silent nodes, waits that end.
+const TICK: Duration = Duration::from_millis(100);
+/// Rounds of decisions on one event, so that one move's consequences do not wait for the next tick.
+const ROUNDS: usize = 3;
+
+pub struct ListActor {
+    pub(super) control: Control,
+    pub(super) identity: Identity,
+    pub(super) client: Client,
+    pub(super) down_after: Duration,
+    flights: Flights,
+    routers: Routers,
+    ripples: HashMap<RippleId, Addr<RippleActor>>,
+}
+
+impl ListActor {
+    pub fn new(control: Control, identity: Identity, client: Client, down_after: Duration) -> Self {
+        let (flights, routers, ripples) = Default::default();
+        Self { control, identity, client, down_after, flights, routers, ripples }
+    }
+
+    /// Decide, save, perform. Nothing leaves if the state could not be saved (protocol P11).
+    pub(super) fn turn(&mut self, ctx: &mut Context<Self>) {
+        let now = self.control.now();
+        let mut sends = Vec::new();
+        for _ in 0..ROUNDS {
+            sends = self.control.leader.decide(now);
+        }
+        observer::observe(&mut self.control);
+        if let Err(error) = self.control.save() {
+            tracing::error!(%error, "the control state cannot be saved: nothing is sent until it can");
+            return;
+        }
+        let instant = Instant::now();
+        self.routers.publish(&mut self.control, instant);
+        self.tell_routers(ctx, instant);
+        self.dispatch(sends, ctx, instant);
+        self.attend_ripples(ctx);
+    }
+
+    fn dispatch(&mut self, sends: Vec<Outgoing>, ctx: &mut Context<Self>, now: Instant) {
+        let keys: Vec<Key> = sends.iter().map(Key::of).collect();
+        for (send, key) in sends.into_iter().zip(&keys) {
+            if self.may_leave(&send, now) && self.flights.depart(key, now) {
+                self.send(send, key.clone(), ctx);
+            }
+        }
+        self.flights.keep(&keys);
+        let ripples = &self.control.leader.ripples;
+        self.routers.forget(|operation| ripples.values().any(|ripple| ripple.owns(operation)));
+    }
+
+    /// Routers hear of a quiesce before its server does (protocol P10).
+    fn may_leave(&mut self, send: &Outgoing, now: Instant) -> bool {
+        let Outgoing::Command { program, command, .. } = send else { return true };
+        if !matches!(command.order, Order::Quiesce { .. }) {
+            return true;
+        }
+        match self.routers.told(&self.control, &command.operation, now) {
+            Told::All => true,
+            Told::NotYet => false,
+            Told::Stale(routers) => {
+                let id = self.control.leader.under_way(program).map(|ripple| ripple.plan.id.clone());
+                if let Some(record) = id.and_then(|id| self.control.ripples.get_mut(&id)) {
+                    record.stale_routers.extend(routers);
+                    record.stale_routers.sort();
+                    record.stale_routers.dedup();
+                }
+                true
+            }
+        }
+    }
+
+    fn send(&self, send: Outgoing, key: Key, ctx: &mut Context<Self>) {
+        let (server, message) = match &send {
+            Outgoing::Seal { server, asked } => {
+                (server, ToServer::Seal { term: self.control.leader.term().clone(), asked: *asked })
+            }
+            Outgoing::Prepare { server, program, release } => {
+                let Some(record) = self.control.release(program, release) else {
+                    let problem = format!("no manifest of {program} {} is known", release.version);
+                    let result = Prepared::Failed { reason: problem };
+                    return self.post_back(ctx, Answered { send, key, result: Ok(to_answer(&result)) });
+                };
+                let manifest = Box::new(record.manifest.clone());
+                (server, ToServer::Prepare { program: program.clone(), release: release.clone(), manifest })
+            }
+            Outgoing::Command { server, program, command } => {
+                (server, ToServer::Command { program: program.clone(), command: command.clone() })
+            }
+        };
+        let Some(node) = self.control.nodes.get(&(NodeRole::AppServer, server.clone())) else {
+            let peer = server.to_string();
+            let problem = Problem::new(Code::Unreachable, format!("{peer} has not registered"));
+            return self.post_back(ctx, Answered { send, key, result: Err(LinkError::Refused(Box::new(problem))) });
+        };
+        let url = node.messages_url();
+        let envelope = self.identity.envelope(Some(self.control.leader.term().clone()), message);
+        let client = self.client.clone();
+        let post = async move {
+            let body = serde_json::to_vec(&envelope).unwrap_or_default();
+            client.post(&url, body).await
+        };
+        ctx.spawn(post.into_actor(self).map(move |result, actor, ctx| {
+            actor.answered(Answered { send, key, result }, ctx);
+        }));
+    }
+
+    fn post_back(&self, ctx: &mut Context<Self>, answered: Answered) {
+        let ready = std::future::ready(answered).into_actor(self);
+        ctx.spawn(ready.map(|answered, actor, ctx| actor.answered(answered, ctx)));
+    }
+
+    fn answered(&mut self, answered: Answered, ctx: &mut Context<Self>) {
+        let Answered { send, key, result } = answered;
+        match result.map_err(|error| error.problem()).and_then(|answer| self.take(&send, answer)) {
+            Ok(()) => self.flights.answered(&key, Instant::now()),
+            Err(problem) => {
+                tracing::debug!(?send, %problem, "not answered");
+                self.flights.failed(&key, Instant::now(), rand::random());
+            }
+        }
+        self.turn(ctx);
+    }
+
+    fn take(&mut self, send: &Outgoing, answer: Answer) -> Result<(), Problem> {
+        match send {
+            Outgoing::Seal { server, .. } => {
+                let sealed: Sealed = answer.json()?;
+                if let Some(refusal) = &sealed.refusal {
+                    if let Heard::LearnAgain(highest) = self.control.leader.refused(refusal, true) {
+                        self.learn(&highest);
+                    }
+                    return Ok(());
+                }
+                observer::adopt(&mut self.control, server, sealed);
+            }
+            Outgoing::Prepare { server, program, release } => match answer.json()? {
+                Prepared::Preparing => {}
+                Prepared::Ready => self.control.leader.prepared(server, program, release, Ok(())),
+                Prepared::Failed { reason } => self.control.leader.prepared(server, program, release, Err(reason)),
+            },
+            Outgoing::Command { server, .. } => {
+                let obeyed: Obeyed = answer.json()?;
+                if let Some(refusal) = &obeyed.refusal {
+                    tracing::debug!(%server, %refusal, ?send, "refused");
+                    self.control.leader.refused(refusal, false);
+                    self.note_stepping_down();
+                }
+                self.control.leader.heard(server, &obeyed.run, obeyed.report);
+            }
+        }
+        Ok(())
+    }
+
+    fn learn(&mut self, highest: &Term) {
+        self.control.leader.take_term(highest.number + 1);
+        let term = self.control.leader.term().clone();
+        self.control.event(
+            "term_learned",
+            format!("a server had promised term {highest}; this is {term}"),
+            About::default(),
+        );
+    }
+
+    fn note_stepping_down(&mut self) {
+        if let Some(higher) = self.control.leader.stepped_down.clone() {
+            let message = format!("a server obeys the higher term {higher}: this management commands no more");
+            self.control.event("stepped_down", message, About::default());
+        }
+    }
+
+    fn tell_routers(&mut self, ctx: &mut Context<Self>, now: Instant) {
+        for (router, url, list) in self.routers.due(&self.control, now) {
+            let message = ToRouter::ServerList(Box::new(list));
+            let envelope = self.identity.envelope(Some(self.control.leader.term().clone()), message);
+            let client = self.client.clone();
+            let push = async move {
+                let body = serde_json::to_vec(&envelope).unwrap_or_default();
+                client.post(&url, body).await.map_err(|error| error.problem())?.json::<Held>()
+            };
+            ctx.spawn(push.into_actor(self).map(move |result, actor, ctx| actor.pushed(&router, result, ctx)));
+        }
+    }
+
+    fn pushed(&mut self, router: &NodeName, result: Result<Held, Problem>, ctx: &mut Context<Self>) {
+        if let Err(problem) = &result {
+            tracing::debug!(%router, %problem, "the Server List was not acknowledged");
+        }
+        self.routers.answered(&mut self.control, router, result.ok(), Instant::now());
+        self.turn(ctx);
+    }
+
+    /// Every ripple that is not accounted for has an actor; those that are over are told so.
+    fn attend_ripples(&mut self, ctx: &mut Context<Self>) {
+        self.ripples.retain(|_, ripple| ripple.connected());
+        for (id, record) in &self.control.ripples {
+            if record.receipt.is_some() {
+                continue;
+            }
+            let list = ctx.address();
+            let actor = self.ripples.entry(id.clone()).or_insert_with(|| {
+                RippleActor::new(id.clone(), list, self.identity.clone(), self.client.clone()).start()
+            });
+            if record.ripple.as_ref().is_some_and(|ripple| ripple.state.is_over()) {
+                // A full mailbox is one that has been told already.
+                let _ = actor.try_send(RippleOver);
+            }
+        }
+    }
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        observer::watch(&mut self.control, self.down_after);
+        self.turn(ctx);
+    }
+}
+
+struct Answered {
+    send: Outgoing,
+    key: Key,
+    result: Result<Answer, LinkError>,
+}
+
+fn to_answer<T: serde::Serialize>(value: &T) -> Answer {
+    Answer { status: 200, headers: Default::default(), body: serde_json::to_vec(value).unwrap_or_default().into() }
+}
+
+impl Actor for ListActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.set_mailbox_capacity(self.control.bounds.mailbox);
+        ctx.run_interval(TICK, Self::tick);
+        self.turn(ctx);
+    }
+}
+
+/// Runs a piece of code on the state, then decides, saves and performs. The answer leaves after the save.
+pub struct With<R: Send + 'static>(Box<dyn FnOnce(&mut Control) -> R + Send>);
+
+impl<R: Send + 'static> With<R> {
+    pub fn new(code: impl FnOnce(&mut Control) -> R + Send + 'static) -> Self {
+        Self(Box::new(code))
+    }
+}
+
+impl<R: Send + 'static> Message for With<R> {
+    type Result = Result<R, Problem>;
+}
+
+impl<R: Send + 'static> Handler<With<R>> for ListActor {
+    type Result = Result<R, Problem>;
+
+    fn handle(&mut self, message: With<R>, ctx: &mut Context<Self>) -> Result<R, Problem> {
+        let answer = (message.0)(&mut self.control);
+        self.control.save().map_err(|error| {
+            let code = if error.is_disk_full() { Code::DiskFull } else { Code::StoreFailed };
+            Problem::new(code, error.to_string()).hint("free some space where [store] path is, then ask again")
+        })?;
+        self.turn(ctx);
+        Ok(answer)
+    }
+}
+
+/// Looks at the state without changing it.
+pub struct Look<R: Send + 'static>(Box<dyn FnOnce(&Control) -> R + Send>);
+
+impl<R: Send + 'static> Look<R> {
+    pub fn new(code: impl FnOnce(&Control) -> R + Send + 'static) -> Self {
+        Self(Box::new(code))
+    }
+}
+
+impl<R: Send + 'static> Message for Look<R> {
+    type Result = R;
+}
+
+impl<R: Send + 'static> Handler<Look<R>> for ListActor {
+    type Result = MessageResult<Look<R>>;
+
+    fn handle(&mut self, message: Look<R>, _: &mut Context<Self>) -> Self::Result {
+        MessageResult((message.0)(&self.control))
+    }
+}
+
+/// Stops the actor; what is saved goes on when it is started again.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Stop;
+
+impl Handler<Stop> for ListActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}

@@ -1,0 +1,121 @@
+//! Floor 3, the management role: owns the Server List, drives ripples, keeps releases, and answers the public API.
+//! Must not know how a server quiesces or a router chooses: it speaks to them in messages only.
+
+mod api;
+mod asks;
+mod control;
+mod flights;
+mod list_actor;
+mod nodes;
+mod observer;
+mod receipt;
+mod records;
+mod ripple_actor;
+mod ripple_view;
+mod routers;
+mod views;
+
+mod metrics;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use actix::{Actor, Arbiter};
+use actix_web::dev::ServerHandle;
+use actix_web::middleware::DefaultHeaders;
+use actix_web::web::Data;
+use actix_web::{App, HttpServer, web};
+
+pub use control::Bounds;
+
+use crate::link::answer::{json_config, not_found, payload_config};
+use crate::link::client::Client;
+use crate::link::guard::Guard;
+use crate::link::identity::Identity;
+use crate::link::secret::Secret;
+use crate::programs::shelf::Shelf;
+use crate::store::Store;
+
+/// What management is started with.
+pub struct Settings {
+    pub listen: SocketAddr,
+    /// Names that it answers to, beside its address.
+    pub hosts: Vec<String>,
+    /// Releases are kept below it.
+    pub data_dir: PathBuf,
+    pub down_after: Duration,
+    /// Bytes of a JSON body, and of a release's archive.
+    pub body_limit: usize,
+    pub release_limit: u64,
+    pub connections: usize,
+    pub bounds: Bounds,
+}
+
+/// A management that runs.
+pub struct Running {
+    pub listen: SocketAddr,
+    server: ServerHandle,
+    arbiter: Arbiter,
+}
+
+impl Running {
+    /// Finishes the API's requests and stops. Ripples go on when it is started again.
+    pub async fn stop(self) {
+        self.server.stop(true).await;
+        self.arbiter.stop();
+    }
+}
+
+/// Threads that answer the API.
+const API_WORKERS: usize = 1;
+
+/// Loads the state, takes a new term, and answers.
+pub async fn start(
+    identity: Identity,
+    settings: Settings,
+    store: Store,
+    client: Client,
+    secret: Option<Secret>,
+) -> io::Result<Running> {
+    let listener = TcpListener::bind(settings.listen)?;
+    let listen = listener.local_addr()?;
+    let shelf = Shelf::open(settings.data_dir.join("releases")).map_err(io::Error::other)?;
+    let disk = records::Disk::new(store);
+    let control = control::Control::begin(&identity.name, disk, settings.bounds).map_err(io::Error::other)?;
+    let arbiter = Arbiter::new();
+    let actor = list_actor::ListActor::new(control, identity.clone(), client.clone(), settings.down_after);
+    let list = list_actor::ListActor::start_in_arbiter(&arbiter.handle(), move |_| actor);
+    let desk = api::Desk {
+        list,
+        shelf,
+        client,
+        identity,
+        release_limit: settings.release_limit,
+        page_limit: settings.bounds.page,
+    };
+    let guard = Guard::new(listen, secret).open("/healthz").open("/readyz");
+    let guard = settings.hosts.iter().fold(guard, |guard, host| guard.host(host));
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(Data::new(desk.clone()))
+            .app_data(json_config(settings.body_limit))
+            .app_data(payload_config(settings.body_limit))
+            .wrap(DefaultHeaders::new().add(("Cache-Control", "no-store")))
+            .wrap(guard.clone())
+            .configure(api::routes)
+            .default_service(web::to(not_found))
+    })
+    .workers(API_WORKERS)
+    .max_connections(settings.connections)
+    .disable_signals()
+    .listen(listener)?
+    .run();
+    let handle = server.handle();
+    actix_rt::spawn(server);
+    Ok(Running { listen, server: handle, arbiter })
+}

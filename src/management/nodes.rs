@@ -1,0 +1,103 @@
+//! Owns what servers and routers tell management, and what they are answered. Must not know what it leads to.
+
+use std::time::Instant;
+
+use actix::prelude::*;
+
+use super::control::{About, Control};
+use super::list_actor::ListActor;
+use crate::domain::names::{NodeName, RunId, ServerName};
+use crate::domain::server_list::Report;
+use crate::wire::envelope::Envelope;
+use crate::wire::messages::{Heartbeat, NodeRole, Registration, Renewal, Renewals, ToManagement, Welcome};
+use crate::wire::problem::{Code, Problem};
+
+/// A message of a node, as it came in. Answered with the JSON of its answer.
+pub struct FromNode(pub Envelope<ToManagement>);
+
+impl Message for FromNode {
+    type Result = Result<serde_json::Value, Problem>;
+}
+
+impl Handler<FromNode> for ListActor {
+    type Result = Result<serde_json::Value, Problem>;
+
+    fn handle(&mut self, FromNode(envelope): FromNode, ctx: &mut Context<Self>) -> Self::Result {
+        let Envelope { from, run, body, .. } = envelope;
+        let answer = match body {
+            ToManagement::Register(registration) => {
+                register(&mut self.control, &from, &run, *registration)?;
+                json(&Welcome {
+                    management: self.identity.name.clone(),
+                    run: self.identity.run.clone(),
+                    term: self.control.leader.term().clone(),
+                })
+            }
+            ToManagement::Heartbeat(heartbeat) => json(&beat(&mut self.control, &from, &run, *heartbeat)),
+            ToManagement::Drained { report } | ToManagement::Upgraded { report } | ToManagement::Failed { report } => {
+                self.control.leader.heard(&from, &run, report);
+                Ok(serde_json::json!({}))
+            }
+        };
+        self.turn(ctx);
+        answer
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<serde_json::Value, Problem> {
+    serde_json::to_value(value).map_err(|error| Problem::new(Code::Internal, error.to_string()))
+}
+
+fn register(control: &mut Control, name: &NodeName, run: &RunId, registration: Registration) -> Result<(), Problem> {
+    let known = control.nodes.get(&(registration.role, name.clone())).and_then(|node| node.run.clone());
+    let role = registration.role;
+    if !control.nodes.contains_key(&(role, name.clone())) && control.nodes.len() >= control.bounds.nodes {
+        let most = control.bounds.nodes;
+        return Err(Problem::new(Code::TooManyRequests, format!("{most} nodes have registered already"))
+            .hint("remove nodes that are gone, or raise management.limits.nodes"));
+    }
+    control.register(name, run, registration);
+    if known.as_ref() != Some(run) {
+        let message = format!("{name} registered as {role}");
+        control.event("node_registered", message, About { node: Some(name), ..About::default() });
+    }
+    Ok(())
+}
+
+fn beat(control: &mut Control, name: &NodeName, run: &RunId, heartbeat: Heartbeat) -> Renewals {
+    let term = control.leader.term().clone();
+    let role = heartbeat.role;
+    let Some(node) = control.nodes.get_mut(&(role, name.clone())).filter(|node| node.run.as_ref() == Some(run)) else {
+        return Renewals { term, renewed: Vec::new(), kept_closed: Vec::new(), unknown: true };
+    };
+    let was_up = std::mem::replace(&mut node.up, true);
+    (node.heard, node.load, node.held) = (Some(Instant::now()), heartbeat.load, heartbeat.held);
+    if !was_up {
+        node.since = jiff::Timestamp::now();
+        control.event("node_up", format!("{name} is heard again"), About { node: Some(name), ..About::default() });
+    }
+    if role != NodeRole::AppServer {
+        return Renewals { term, renewed: Vec::new(), kept_closed: Vec::new(), unknown: false };
+    }
+    let now = control.now();
+    control.leader.up(name, run, now);
+    for report in &heartbeat.reports {
+        control.leader.heard(name, run, report.clone());
+    }
+    let renewed = heartbeat.reports.iter().filter_map(|report| renewal(control, report)).collect();
+    Renewals { term, renewed, kept_closed: kept_closed(control, name), unknown: false }
+}
+
+/// A lease is renewed while a ripple of this leadership still wants the quiesce (protocol P8).
+fn renewal(control: &Control, report: &Report) -> Option<Renewal> {
+    let operation = report.operation.as_ref()?;
+    let wanted = control.leader.stepped_down.is_none()
+        && control.leader.ripples.values().any(|ripple| ripple.owns(&operation.id));
+    let (program, generation) = (report.program.clone(), report.generation);
+    wanted.then(|| Renewal { program, operation: operation.id.clone(), generation })
+}
+
+fn kept_closed(control: &Control, server: &ServerName) -> Vec<crate::domain::names::ProgramName> {
+    let programs = control.leader.list.programs.keys();
+    programs.filter(|program| control.leader.stays_closed(program, server)).cloned().collect()
+}

@@ -1,0 +1,189 @@
+//! Owns what is noted while ripples run and nodes come and go: how long each phase took, the least capacity, events,
+//! and what a sealed server tells of releases. Must not decide anything.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::control::{About, Control};
+use super::records::{ReleaseRecord, RippleRecord};
+use crate::domain::names::{NodeName, RippleId, ServerName};
+use crate::domain::placement::{Millis, Phase};
+use crate::domain::ripple::{Ripple, RippleState, StepPhase};
+use crate::domain::server_list::Wanted;
+use crate::wire::api::StepTimes;
+use crate::wire::messages::{HeldManifest, NodeRole, Sealed};
+
+/// The part of a step that a moment belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    Waiting,
+    Preparing,
+    Draining,
+    Stopping,
+    Starting,
+    Soaking,
+    Over,
+}
+
+/// Since when a step is in which part.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch {
+    part: Part,
+    since: Millis,
+}
+
+/// Notes what has changed since the last look.
+pub fn observe(control: &mut Control) {
+    let ids: Vec<RippleId> = control.leader.ripples.keys().cloned().collect();
+    for id in ids {
+        let Some(ripple) = control.leader.ripples.get(&id).cloned() else { continue };
+        note_record(control, &ripple);
+        note_parts(control, &ripple);
+        note_capacity(control, &ripple);
+        note_end(control, &ripple);
+    }
+}
+
+/// A ripple that the leadership started by itself gets a record too.
+fn note_record(control: &mut Control, ripple: &Ripple) {
+    if control.ripples.contains_key(&ripple.plan.id) {
+        return;
+    }
+    let message = format!("{} is behind on {}: it is caught up", ripple.plan.program, names(ripple));
+    let about = About { program: Some(&ripple.plan.program), ripple: Some(&ripple.plan.id), node: None };
+    control.event("catch_up", message, about);
+    let mut record = RippleRecord::planned(ripple.plan.clone(), Some("management".to_owned()), None);
+    record.ripple = Some(ripple.clone());
+    control.ripples.insert(ripple.plan.id.clone(), record);
+}
+
+fn names(ripple: &Ripple) -> String {
+    ripple.plan.steps.iter().map(|step| step.server.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn note_parts(control: &mut Control, ripple: &Ripple) {
+    let now = control.now();
+    for (index, planned) in ripple.plan.steps.iter().enumerate() {
+        let part = part(control, ripple, index);
+        let key = (ripple.plan.id.clone(), planned.server.clone());
+        let before = control.watches.insert(key, Watch { part, since: now });
+        match before {
+            Some(before) if before.part == part => {
+                control.watches.insert((ripple.plan.id.clone(), planned.server.clone()), before);
+            }
+            Some(before) => note_time(control, ripple, &planned.server, before, now),
+            None => {}
+        }
+    }
+}
+
+fn part(control: &Control, ripple: &Ripple, index: usize) -> Part {
+    let server = &ripple.plan.steps[index].server;
+    let seen = control.leader.list.observed(&ripple.plan.program, server);
+    let phase = seen.and_then(|seen| seen.operation.as_ref()).map(|operation| operation.phase);
+    match &ripple.steps[index] {
+        StepPhase::Pending if ripple.wait.as_ref().is_some_and(|wait| wait.reason.code() == "preparing") => {
+            Part::Preparing
+        }
+        StepPhase::Pending => Part::Waiting,
+        StepPhase::Quiescing { .. } => Part::Draining,
+        StepPhase::Upgrading { .. } => match phase {
+            Some(Phase::Starting | Phase::TakingBack) => Part::Starting,
+            _ => Part::Stopping,
+        },
+        StepPhase::Soaking { .. } => Part::Soaking,
+        StepPhase::Done | StepPhase::Skipped { .. } | StepPhase::Failed { .. } => Part::Over,
+    }
+}
+
+fn note_time(control: &mut Control, ripple: &Ripple, server: &ServerName, before: Watch, now: Millis) {
+    let Some(record) = control.ripples.get_mut(&ripple.plan.id) else { return };
+    let times = record.times.entry(server.clone()).or_default();
+    let took = now.saturating_sub(before.since);
+    if let Some(field) = field(times, before.part) {
+        *field = Some(field.unwrap_or(0) + took);
+    }
+}
+
+fn field(times: &mut StepTimes, part: Part) -> Option<&mut Option<u64>> {
+    match part {
+        Part::Preparing => Some(&mut times.prepare_ms),
+        Part::Draining => Some(&mut times.drain_ms),
+        Part::Stopping => Some(&mut times.stop_ms),
+        Part::Starting => Some(&mut times.start_ms),
+        Part::Soaking => Some(&mut times.soak_ms),
+        Part::Waiting | Part::Over => None,
+    }
+}
+
+fn note_capacity(control: &mut Control, ripple: &Ripple) {
+    let serving = control.leader.list.serving(&ripple.plan.program).count();
+    if let Some(record) = control.ripples.get_mut(&ripple.plan.id).filter(|_| !ripple.state.is_over()) {
+        record.lowest = Some(record.lowest.map_or(serving, |lowest| lowest.min(serving)));
+    }
+}
+
+fn note_end(control: &mut Control, ripple: &Ripple) {
+    let Some(record) = control.ripples.get_mut(&ripple.plan.id) else { return };
+    if !ripple.state.is_over() || record.ended_at.is_some() {
+        return;
+    }
+    record.ended_at = Some(Timestamp::now());
+    record.ripple = Some(ripple.clone());
+    control.watches.retain(|(id, _), _| *id != ripple.plan.id);
+    let word = match ripple.state {
+        RippleState::Upgraded => "ended well",
+        RippleState::Aborted => "was aborted",
+        _ => "failed",
+    };
+    let why = ripple.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let message = format!("ripple {} of {} {word}{why}", ripple.plan.id, ripple.plan.program);
+    let about = About { program: Some(&ripple.plan.program), ripple: Some(&ripple.plan.id), node: None };
+    control.event("ripple_ended", message, about);
+    control.place();
+}
+
+/// Takes in a sealed server's state, and the manifests of what it holds where they are not known.
+pub fn adopt(control: &mut Control, server: &ServerName, sealed: Sealed) {
+    for HeldManifest { release, manifest } in sealed.manifests {
+        let of_program = control.releases.entry(manifest.name.clone()).or_default();
+        of_program.entry(release.version.clone()).or_insert_with(|| ReleaseRecord {
+            release,
+            manifest,
+            size: None,
+            pushed_at: Timestamp::now(),
+        });
+    }
+    for report in &sealed.reports {
+        let known = control.leader.list.programs.contains_key(&report.program);
+        let desired = report.desired.as_ref().map_or(report.release.as_ref(), |desired| desired.release.as_ref());
+        if let (false, Some(release)) = (known, desired) {
+            let wanted = Wanted { release: Some(release.clone()), servers: Vec::new() };
+            control.leader.list.programs.insert(report.program.clone(), wanted);
+        }
+    }
+    let (run, asked) = (sealed.run, sealed.asked);
+    if control.leader.sealed(server, asked, &run, sealed.reports) {
+        let message = format!("{server} obeys term {}", control.leader.term());
+        control.event("server_sealed", message, About { node: Some(server), ..About::default() });
+    }
+    control.place();
+}
+
+/// Looks for nodes that have been silent for too long.
+pub fn watch(control: &mut Control, down_after: Duration) {
+    let silent = |heard: Option<std::time::Instant>| heard.is_none_or(|heard| heard.elapsed() >= down_after);
+    let gone: Vec<(NodeRole, NodeName)> =
+        control.nodes.iter().filter(|(_, node)| node.up && silent(node.heard)).map(|(key, _)| key.clone()).collect();
+    for (role, name) in gone {
+        if let Some(node) = control.nodes.get_mut(&(role, name.clone())) {
+            (node.up, node.since) = (false, Timestamp::now());
+        }
+        if role == NodeRole::AppServer {
+            control.leader.down(&name);
+        }
+        let message = format!("{name} has been silent for {}", crate::domain::duration::show(down_after));
+        control.event("node_down", message, About { node: Some(&name), ..About::default() });
+    }
+}

@@ -1,0 +1,247 @@
+//! Owns what management keeps on disk, and under which keys. Must not know why it changes.
+
+use std::collections::{BTreeMap, HashMap};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::Digest;
+
+use crate::domain::ledger::LedgerCut;
+use crate::domain::names::{NodeName, ProgramName, Release, RippleId, ServerName, Sha256, Version};
+use crate::domain::program::Manifest;
+use crate::domain::ripple::Ripple;
+use crate::domain::ripple::plan::Plan;
+use crate::domain::server_list::{Cell, Wanted};
+use crate::store::{Change, Store, StoreError, Tree};
+use crate::wire::api;
+use crate::wire::messages::{NodeRole, Registration};
+
+/// A release that management keeps, or has kept: its manifest stays for as long as anything runs it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ReleaseRecord {
+    pub release: Release,
+    pub manifest: Manifest,
+    /// Bytes of the archive; `None`: only servers have it.
+    pub size: Option<u64>,
+    pub pushed_at: Timestamp,
+}
+
+/// A node that has registered in a role.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NodeRecord {
+    pub name: NodeName,
+    pub registration: Registration,
+}
+
+/// A ripple, with what its receipt needs.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RippleRecord {
+    pub plan: Plan,
+    /// `None`: planned, the ledgers are being read.
+    pub ripple: Option<Ripple>,
+    pub asked_by: Option<String>,
+    pub started_at: Timestamp,
+    pub ended_at: Option<Timestamp>,
+    /// The ripple's own hold, in place of the manifest's, in milliseconds.
+    pub hold_ms: Option<u64>,
+    pub before: Vec<NodeCut>,
+    pub times: BTreeMap<ServerName, api::StepTimes>,
+    /// The fewest placements that were open and healthy at once.
+    pub lowest: Option<usize>,
+    pub stale_routers: Vec<NodeName>,
+    pub receipt: Option<api::Receipt>,
+}
+
+impl RippleRecord {
+    pub fn planned(plan: Plan, asked_by: Option<String>, hold_ms: Option<u64>) -> Self {
+        let started_at = Timestamp::now();
+        Self {
+            plan,
+            ripple: None,
+            asked_by,
+            started_at,
+            ended_at: None,
+            hold_ms,
+            before: Vec::new(),
+            times: BTreeMap::new(),
+            lowest: None,
+            stale_routers: Vec::new(),
+            receipt: None,
+        }
+    }
+}
+
+/// One node's ledger at one instant; `None`: it did not answer.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NodeCut {
+    pub node: NodeName,
+    pub role: NodeRole,
+    pub cut: Option<LedgerCut>,
+}
+
+/// All of it, as it was found on disk.
+#[derive(Default, Deserialize)]
+pub struct Loaded {
+    pub term: u64,
+    pub programs: BTreeMap<ProgramName, Wanted>,
+    pub cells: BTreeMap<ProgramName, BTreeMap<ServerName, Cell>>,
+    pub releases: BTreeMap<ProgramName, BTreeMap<Version, ReleaseRecord>>,
+    pub nodes: Vec<NodeRecord>,
+    pub ripples: BTreeMap<RippleId, RippleRecord>,
+}
+
+const TERM: &str = "management/term";
+const EXPORT: &str = "management";
+
+/// All of it, as it has to be on disk.
+#[derive(Serialize)]
+pub struct State<'a> {
+    pub term: u64,
+    pub programs: &'a BTreeMap<ProgramName, Wanted>,
+    pub cells: &'a BTreeMap<ProgramName, BTreeMap<ServerName, Cell>>,
+    pub releases: &'a BTreeMap<ProgramName, BTreeMap<Version, ReleaseRecord>>,
+    pub nodes: Vec<&'a NodeRecord>,
+    #[serde(serialize_with = "live_only")]
+    pub ripples: &'a BTreeMap<RippleId, RippleRecord>,
+}
+
+/// The export leaves history out: it is for going on, not for looking back.
+fn live_only<S: serde::Serializer>(
+    ripples: &&BTreeMap<RippleId, RippleRecord>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(ripples.iter().filter(|(_, record)| record.receipt.is_none()))
+}
+
+type Key = (Tree, String);
+
+/// The disk, and what is known to be on it, so that only what changed is written.
+pub struct Disk {
+    store: Store,
+    /// A digest of each record.
+    saved: HashMap<Key, Sha256>,
+}
+
+impl Disk {
+    pub fn new(store: Store) -> Self {
+        Self { store, saved: HashMap::new() }
+    }
+
+    /// Reads everything. With an empty store, the export of an earlier one is taken.
+    pub fn load(&mut self) -> Result<Loaded, StoreError> {
+        let mut loaded = Loaded { term: self.store.get(Tree::Control, TERM)?.unwrap_or(0), ..Loaded::default() };
+        if loaded.term == 0
+            && let Some(exported) = self.store.import::<Loaded>(EXPORT)?
+        {
+            return Ok(exported);
+        }
+        for (key, wanted) in self.store.scan::<Wanted>(Tree::Programs, "program/")? {
+            if let Some(name) = part(&key, 1) {
+                loaded.programs.insert(name, wanted);
+            }
+        }
+        for (key, cell) in self.store.scan::<Cell>(Tree::Control, "cell/")? {
+            if let (Some(program), Some(server)) = (part(&key, 1), part(&key, 2)) {
+                loaded.cells.entry(program).or_default().insert(server, cell);
+            }
+        }
+        for (_, record) in self.store.scan::<ReleaseRecord>(Tree::Programs, "release/")? {
+            let of_program = loaded.releases.entry(record.manifest.name.clone()).or_default();
+            of_program.insert(record.release.version.clone(), record);
+        }
+        loaded.nodes = self.store.scan(Tree::Control, "node/")?.into_iter().map(|(_, record)| record).collect();
+        for (_, record) in self.store.scan::<RippleRecord>(Tree::Ripples, "ripple/")? {
+            loaded.ripples.insert(record.plan.id.clone(), record);
+        }
+        Ok(loaded)
+    }
+
+    /// Writes what differs from what is on disk, flushed, and the export beside it. Nothing that depends on the state
+    /// may leave before this has succeeded (protocol P11).
+    pub fn save(&mut self, state: &State<'_>) -> Result<(), StoreError> {
+        let mut draft = Draft { saved: &self.saved, seen: HashMap::new(), changes: Vec::new() };
+        draft.record(Tree::Control, TERM.to_owned(), &state.term)?;
+        for (name, wanted) in state.programs {
+            draft.record(Tree::Programs, format!("program/{name}"), wanted)?;
+        }
+        for (program, cells) in state.cells {
+            for (server, cell) in cells {
+                draft.record(Tree::Control, format!("cell/{program}/{server}"), cell)?;
+            }
+        }
+        for (program, releases) in state.releases {
+            for (version, record) in releases {
+                draft.record(Tree::Programs, format!("release/{program}/{version}"), record)?;
+            }
+        }
+        for node in &state.nodes {
+            draft.record(Tree::Control, node.key(), node)?;
+        }
+        for (id, record) in state.ripples {
+            draft.ripple(id, record)?;
+        }
+        let Draft { seen, mut changes, .. } = draft;
+        changes.extend(
+            self.saved
+                .keys()
+                .filter(|key| !seen.contains_key(*key))
+                .map(|(tree, key)| Change::remove(*tree, key.clone())),
+        );
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.store.save(changes)?;
+        self.saved = seen;
+        if let Err(error) = self.store.export(EXPORT, state) {
+            // The records are safe; the export is for people, and for the day that the records are not.
+            tracing::warn!(%error, "the export of the control state was not written");
+        }
+        Ok(())
+    }
+}
+
+/// One save in the making.
+struct Draft<'a> {
+    saved: &'a HashMap<Key, Sha256>,
+    seen: HashMap<Key, Sha256>,
+    changes: Vec<Change>,
+}
+
+impl Draft<'_> {
+    fn record<T: Serialize>(&mut self, tree: Tree, key: String, record: &T) -> Result<(), StoreError> {
+        let write = |source| StoreError::Write { tree: tree.as_str(), key: key.clone(), source };
+        let text = serde_json::value::to_raw_value(record).map_err(write)?;
+        let digest = Sha256(sha2::Sha256::digest(text.get().as_bytes()).into());
+        if self.saved.get(&(tree, key.clone())) != Some(&digest) {
+            self.changes.push(Change::put(tree, key.clone(), &text)?);
+        }
+        self.seen.insert((tree, key), digest);
+        Ok(())
+    }
+
+    /// A ripple that has its receipt does not change any more.
+    fn ripple(&mut self, id: &RippleId, record: &RippleRecord) -> Result<(), StoreError> {
+        let key = (Tree::Ripples, format!("ripple/{id}"));
+        match self.saved.get(&key) {
+            Some(digest) if *digest == CLOSED => self.seen.insert(key, CLOSED),
+            _ => {
+                self.record(key.0, key.1.clone(), record)?;
+                record.receipt.as_ref().and_then(|_| self.seen.insert(key, CLOSED))
+            }
+        };
+        Ok(())
+    }
+}
+
+/// Stands for the digest of a record that does not change any more.
+const CLOSED: Sha256 = Sha256([0; 32]);
+
+impl NodeRecord {
+    fn key(&self) -> String {
+        format!("node/{:?}/{}", self.registration.role, self.name)
+    }
+}
+
+fn part<T: std::str::FromStr>(key: &str, index: usize) -> Option<T> {
+    key.split('/').nth(index)?.parse().ok()
+}

@@ -1,0 +1,178 @@
+//! Owns how a ripple is shown: where each step is, what it waits for, what comes next, which command changes that.
+//! Must not know HTTP, nor change anything.
+
+use super::control::Control;
+use super::records::RippleRecord;
+use crate::domain::names::{Release, ServerName, Version};
+use crate::domain::placement::Outcome;
+use crate::domain::ripple::plan::RippleKind;
+use crate::domain::ripple::wait::{Reason, Wait};
+use crate::domain::ripple::{Asked, Ripple, RippleState, StepPhase};
+use crate::wire::api::{self, StepState};
+
+/// Lines of a failed instance's output that are shown.
+const LOG_LINES: usize = 20;
+
+pub fn kind(kind: RippleKind) -> api::RippleKind {
+    match kind {
+        RippleKind::Install => api::RippleKind::Install,
+        RippleKind::Upgrade => api::RippleKind::Upgrade,
+        RippleKind::CatchUp => api::RippleKind::CatchUp,
+        RippleKind::Restart => api::RippleKind::Restart,
+        RippleKind::Remove => api::RippleKind::Remove,
+    }
+}
+
+/// A ripple, whole.
+pub fn ripple(control: &Control, record: &RippleRecord) -> api::RippleView {
+    let plan = &record.plan;
+    let ripple = record.ripple.as_ref();
+    let wait =
+        ripple.and_then(|ripple| control.leader.ripples.get(&ripple.plan.id)).and_then(|live| live.wait.as_ref());
+    let steps = (0..plan.steps.len()).map(|index| step(control, record, index)).collect();
+    let reason = ripple.and_then(|ripple| ripple.reason.clone());
+    api::RippleView {
+        id: plan.id.clone(),
+        program: plan.program.clone(),
+        kind: kind(plan.kind),
+        from: plan.steps.iter().find_map(|step| version(step.from.as_ref())),
+        to: version(plan.to.as_ref()),
+        state: ripple.map_or(api::RippleState::Planned, state),
+        waiting_for: match (ripple, wait) {
+            (None, _) => Some(reading_ledgers()),
+            (_, Some(wait)) => Some(waiting_for(control, record, wait)),
+            (_, None) => None,
+        },
+        next: ripple.filter(|ripple| !ripple.state.is_over()).and_then(next),
+        steps,
+        failure: failure(record),
+        reason: reason.map(|reason| first_line(&reason).to_owned()),
+        asked_by: record.asked_by.clone(),
+        started_at: record.started_at,
+        ended_at: record.ended_at,
+    }
+}
+
+fn version(release: Option<&Release>) -> Option<Version> {
+    release.map(|release| release.version.clone())
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+fn state(ripple: &Ripple) -> api::RippleState {
+    match ripple.state {
+        RippleState::Planned => api::RippleState::Planned,
+        RippleState::Running => api::RippleState::Running,
+        RippleState::Paused => api::RippleState::Paused,
+        RippleState::Upgraded => api::RippleState::Upgraded,
+        RippleState::Failed => api::RippleState::Failed,
+        RippleState::Aborted => api::RippleState::Aborted,
+    }
+}
+
+fn reading_ledgers() -> api::WaitingFor {
+    api::WaitingFor {
+        reason: "ledgers".to_owned(),
+        detail: "every node's ledger to be read, for the receipt".to_owned(),
+        until: None,
+        command: None,
+    }
+}
+
+fn waiting_for(control: &Control, record: &RippleRecord, wait: &Wait) -> api::WaitingFor {
+    let at = wait.server.as_ref().map(|server| format!("{server}: ")).unwrap_or_default();
+    let id = &record.plan.id;
+    let command = match &wait.reason {
+        Reason::Paused => Some(format!("neap ripple resume {id}")),
+        Reason::Draining { .. } => Some(format!("neap ripple abort {id}")),
+        Reason::ServerDown => wait.server.as_ref().map(|server| format!("neap node show {server}")),
+        Reason::MinServing { .. } => Some("neap status".to_owned()),
+        _ => None,
+    };
+    api::WaitingFor {
+        reason: wait.reason.code().to_owned(),
+        detail: format!("{at}{}", wait.reason),
+        until: wait.until.map(|until| control.wall(until)),
+        command,
+    }
+}
+
+fn next(ripple: &Ripple) -> Option<String> {
+    if ripple.asked == Asked::Abort {
+        return Some("opens the gates again, and ends".to_owned());
+    }
+    let current = ripple.steps.iter().position(|step| !step.is_over() && *step != StepPhase::Pending);
+    let pending = ripple.steps.iter().position(|step| *step == StepPhase::Pending);
+    let server = |index: usize| &ripple.plan.steps[index].server;
+    match (current, pending) {
+        (Some(index), _) if matches!(ripple.steps[index], StepPhase::Quiescing { .. }) => {
+            Some(format!("stops and upgrades it on {} when drained", server(index)))
+        }
+        (_, Some(index)) => Some(format!("quiesces it on {}", server(index))),
+        (Some(_), None) => Some("ends with the receipt".to_owned()),
+        (None, None) => None,
+    }
+}
+
+fn step(control: &Control, record: &RippleRecord, index: usize) -> api::StepView {
+    let planned = &record.plan.steps[index];
+    let phase = record.ripple.as_ref().map_or(&StepPhase::Pending, |ripple| &ripple.steps[index]);
+    let reason = match phase {
+        StepPhase::Skipped { reason } | StepPhase::Failed { reason } => Some(first_line(reason).to_owned()),
+        _ => None,
+    };
+    api::StepView {
+        server: planned.server.clone(),
+        state: step_state(control, record, &planned.server, phase),
+        from: version(planned.from.as_ref()),
+        to: version(record.plan.to.as_ref()),
+        times: record.times.get(&planned.server).copied().unwrap_or_default(),
+        reason,
+    }
+}
+
+fn step_state(control: &Control, record: &RippleRecord, server: &ServerName, phase: &StepPhase) -> StepState {
+    let seen = control.leader.list.observed(&record.plan.program, server);
+    let waits = control.leader.ripples.get(&record.plan.id).and_then(|ripple| ripple.wait.as_ref());
+    let waits_here = waits.filter(|wait| wait.server.as_ref() == Some(server));
+    match phase {
+        StepPhase::Pending => match waits_here.map(|wait| &wait.reason) {
+            Some(Reason::Preparing) => StepState::Preparing,
+            Some(_) => StepState::Waiting,
+            None => StepState::Planned,
+        },
+        StepPhase::Quiescing { .. } if seen.is_some_and(|seen| seen.is_drained()) => StepState::Drained,
+        StepPhase::Quiescing { .. } => StepState::Quiescing,
+        StepPhase::Upgrading { .. } => StepState::Upgrading,
+        StepPhase::Soaking { .. } => StepState::Soaking,
+        StepPhase::Done => StepState::Upgraded,
+        StepPhase::Skipped { .. } => StepState::Skipped,
+        StepPhase::Failed { .. } => match seen.and_then(|seen| seen.ended.as_ref()).map(|ended| &ended.outcome) {
+            Some(Outcome::TakenBack(_)) => StepState::Undone,
+            _ => StepState::Failed,
+        },
+    }
+}
+
+/// How the new version's instance failed: the first line of the reason, then what the instance wrote.
+fn failure(record: &RippleRecord) -> Option<api::FailedStart> {
+    let ripple = record.ripple.as_ref()?;
+    let to = record.plan.to.as_ref()?;
+    let (server, reason) = ripple.steps.iter().zip(&ripple.plan.steps).find_map(|(step, planned)| match step {
+        StepPhase::Failed { reason } => Some((&planned.server, reason)),
+        _ => None,
+    })?;
+    let log: Vec<String> = reason.lines().skip(1).map(str::to_owned).collect();
+    let skip = log.len().saturating_sub(LOG_LINES);
+    let first = first_line(reason);
+    let status = first.find("exit status").or_else(|| first.find("signal ")).map(|at| first[at..].to_owned());
+    Some(api::FailedStart {
+        server: server.clone(),
+        version: to.version.clone(),
+        reason: first.to_owned(),
+        exit_status: status,
+        log: log.into_iter().skip(skip).collect(),
+    })
+}

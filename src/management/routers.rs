@@ -1,0 +1,172 @@
+//! Owns what routers are told: the Server List as they need it, its revisions, and who holds which.
+//! Must not know how a router chooses.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::control::Control;
+use crate::domain::names::{NodeName, OperationId};
+use crate::wire::messages::{Held, ListStamp, NodeRole, RouterList, RouterPlacement, RouterProgram, RouterServer};
+
+/// How often routers hear of load alone; all else they hear of at once.
+const LOAD_EVERY: Duration = Duration::from_secs(1);
+
+/// What was published, and what each router has acknowledged.
+#[derive(Default)]
+pub struct Routers {
+    published: Option<Arc<RouterList>>,
+    published_at: Option<Instant>,
+    pushes: HashMap<NodeName, Push>,
+    /// When a quiesce was first meant, and under which list.
+    meant: HashMap<OperationId, (ListStamp, Instant)>,
+}
+
+#[derive(Default)]
+struct Push {
+    acknowledged: Option<Arc<RouterList>>,
+    in_flight: Option<Arc<RouterList>>,
+    failures: u32,
+    next_at: Option<Instant>,
+}
+
+/// Whether the routers know that a gate is about to close.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Told {
+    NotYet,
+    All,
+    /// These have not acknowledged it in time.
+    Stale(Vec<NodeName>),
+}
+
+impl Routers {
+    /// Publishes the Server List as it is now; a change gets a new revision.
+    pub fn publish(&mut self, control: &mut Control, now: Instant) {
+        let term = control.leader.term().clone();
+        let stamp = ListStamp { term, revision: control.leader.mint.revision };
+        let mut list = build(control, stamp);
+        let lately = self.published_at.is_some_and(|at| now.duration_since(at) < LOAD_EVERY);
+        if self.published.as_ref().is_some_and(|held| **held == list || (lately && same(held, &list))) {
+            return;
+        }
+        control.leader.mint.revision = control.leader.mint.revision.next();
+        list.stamp.revision = control.leader.mint.revision;
+        (self.published, self.published_at) = (Some(Arc::new(list)), Some(now));
+    }
+
+    /// What should be sent to which router now.
+    pub fn due(&mut self, control: &Control, now: Instant) -> Vec<(NodeName, String, RouterList)> {
+        let Some(published) = self.published.clone() else { return Vec::new() };
+        let mut due = Vec::new();
+        for ((role, name), node) in &control.nodes {
+            let current = node.held.as_ref() == Some(&published.stamp);
+            if *role != NodeRole::Router || !node.up || current {
+                continue;
+            }
+            let push = self.pushes.entry(name.clone()).or_default();
+            if push.in_flight.is_some() || push.next_at.is_some_and(|at| at > now) {
+                continue;
+            }
+            push.in_flight = Some(published.clone());
+            let base = push.acknowledged.as_ref().filter(|base| node.held.as_ref() == Some(&base.stamp));
+            let list = base.map_or_else(|| (*published).clone(), |base| difference(base, &published));
+            due.push((name.clone(), node.messages_url(), list));
+        }
+        due
+    }
+
+    /// A router's answer to a push, or none.
+    pub fn answered(&mut self, control: &mut Control, router: &NodeName, held: Option<Held>, now: Instant) {
+        let push = self.pushes.entry(router.clone()).or_default();
+        let sent = push.in_flight.take();
+        match held {
+            Some(Held { held }) => {
+                (push.failures, push.next_at) = (0, Some(now + Duration::from_millis(5)));
+                push.acknowledged = sent.filter(|sent| held.as_ref() == Some(&sent.stamp));
+                if let Some(node) = control.nodes.get_mut(&(NodeRole::Router, router.clone())) {
+                    node.held = held;
+                }
+            }
+            None => {
+                push.failures = push.failures.saturating_add(1);
+                push.next_at = Some(now + Duration::from_millis(100) * 2u32.pow(push.failures.min(5)));
+            }
+        }
+    }
+
+    /// Whether the routers have heard that this quiesce is meant.
+    pub fn told(&mut self, control: &Control, operation: &OperationId, now: Instant) -> Told {
+        let Some(published) = &self.published else { return Told::All };
+        let (stamp, since) = self.meant.entry(operation.clone()).or_insert_with(|| (published.stamp.clone(), now));
+        let behind: Vec<NodeName> = control
+            .nodes
+            .iter()
+            .filter(|((role, _), node)| *role == NodeRole::Router && node.up)
+            .filter(|(_, node)| node.held.as_ref().is_none_or(|held| held < stamp))
+            .map(|((_, name), _)| name.clone())
+            .collect();
+        match behind.is_empty() {
+            true => Told::All,
+            false if now.duration_since(*since) >= control.bounds.router_wait => Told::Stale(behind),
+            false => Told::NotYet,
+        }
+    }
+
+    /// Forgets the quiesces that are not meant any more.
+    pub fn forget(&mut self, still_meant: impl Fn(&OperationId) -> bool) {
+        self.meant.retain(|operation, _| still_meant(operation));
+    }
+}
+
+fn build(control: &Control, stamp: ListStamp) -> RouterList {
+    let list = &control.leader.list;
+    let servers =
+        control.nodes.iter().filter(|((role, _), _)| *role == NodeRole::AppServer).map(|((_, name), node)| {
+            RouterServer { name: name.clone(), data: node.record.registration.data, up: node.up }
+        });
+    let programs = list.programs.keys().filter_map(|program| {
+        let mut manifest = control.manifest(program)?.clone();
+        let ripple = control.leader.under_way(program).and_then(|ripple| control.ripples.get(&ripple.plan.id));
+        if let Some(hold) = ripple.and_then(|record| record.hold_ms) {
+            manifest.upgrade.hold = Duration::from_millis(hold);
+        }
+        let placements = list.cells.get(program).into_iter().flatten().filter_map(|(server, cell)| {
+            let seen = cell.observed.as_ref()?;
+            Some(RouterPlacement {
+                server: server.clone(),
+                run: list.servers.get(server)?.sealed.clone(),
+                generation: seen.generation,
+                version: seen.release.as_ref().map(|release| release.version.clone()),
+                takes_requests: list.serves(program, server),
+                active: seen.active,
+            })
+        });
+        Some(RouterProgram { manifest, placements: placements.collect() })
+    });
+    let (servers, programs) = (servers.collect(), programs.collect());
+    RouterList { stamp, since: None, servers, programs, removed: Vec::new() }
+}
+
+/// Whether two lists differ in nothing but load.
+fn same(a: &RouterList, b: &RouterList) -> bool {
+    let calm = |programs: &[RouterProgram]| {
+        let mut programs = programs.to_vec();
+        programs.iter_mut().flat_map(|program| &mut program.placements).for_each(|placement| placement.active = 0);
+        programs
+    };
+    a.stamp.term == b.stamp.term && a.servers == b.servers && calm(&a.programs) == calm(&b.programs)
+}
+
+/// What has to be said to a router that holds `base`.
+pub fn difference(base: &RouterList, now: &RouterList) -> RouterList {
+    let programs = now.programs.iter().filter(|program| !base.programs.contains(program)).cloned().collect();
+    let still = |name| now.programs.iter().any(|program| program.manifest.name == name);
+    let removed = base.programs.iter().map(|program| program.manifest.name.clone()).filter(|name| !still(name.clone()));
+    RouterList {
+        stamp: now.stamp.clone(),
+        since: Some(base.stamp.clone()),
+        servers: now.servers.clone(),
+        programs,
+        removed: removed.collect(),
+    }
+}

@@ -1,0 +1,86 @@
+//! Owns what the kernel tells of processes (`/proc`): who they are, when they started, what they carry.
+//! Must not know instances' records, or signals.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+
+/// Processes of one machine that are looked at.
+const PROCESSES_MAX: usize = 1 << 20;
+
+/// What tells one process from all others of this boot, and where it belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    pub pid: u32,
+    pub parent: u32,
+    pub group: u32,
+    /// Clock ticks since boot.
+    pub start_time: u64,
+    /// It has ended and waits to be reaped.
+    pub ended: bool,
+}
+
+/// The identity of this boot of the kernel.
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// A process as it is now; `None` when there is none of that id.
+pub fn stat(pid: u32) -> Option<Stat> {
+    parse_stat(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Fields as in proc_pid_stat(5); the name in parentheses may itself hold anything, so the last one closes it.
+fn parse_stat(pid: u32, text: &str) -> Option<Stat> {
+    let fields: Vec<&str> = text[text.rfind(')')? + 1..].split_ascii_whitespace().collect();
+    let ended = matches!(*fields.first()?, "Z" | "X" | "x");
+    let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    Some(Stat { pid, parent: number(1)? as u32, group: number(2)? as u32, start_time: number(19)?, ended })
+}
+
+/// A variable of the environment that a process was started with; `None` too when we may not look.
+pub fn variable(pid: u32, name: &str) -> Option<String> {
+    let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let mut variables = environ.split(|byte| *byte == 0);
+    let value = variables.find_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+    String::from_utf8(value.to_vec()).ok()
+}
+
+/// All processes that have not ended.
+pub fn all() -> Vec<Stat> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.take(PROCESSES_MAX).filter_map(stat).filter(|stat| !stat.ended).collect()
+}
+
+/// The inodes of a process's open sockets; empty too when we may not look.
+pub fn sockets(pid: u32) -> Vec<u64> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    let inode = |entry: fs::DirEntry| {
+        let target = fs::read_link(entry.path()).ok()?;
+        let text = target.as_os_str().as_bytes().strip_prefix(b"socket:[")?.strip_suffix(b"]")?.to_vec();
+        String::from_utf8(text).ok()?.parse().ok()
+    };
+    entries.flatten().filter_map(inode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_a_strange_name_is_read_right() {
+        let text = "7 (a) Z 1 (x) S 1 42 42 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 987654 0 0";
+        assert_eq!(parse_stat(7, text), Some(Stat { pid: 7, parent: 1, group: 42, start_time: 987_654, ended: false }));
+        assert_eq!(parse_stat(7, "7 (a"), None);
+    }
+
+    #[test]
+    fn this_process_is_found_with_its_environment() {
+        let own = stat(std::process::id()).unwrap();
+        assert!(!own.ended && all().contains(&own));
+        assert_eq!(variable(own.pid, "PATH"), std::env::var("PATH").ok());
+        assert_eq!(variable(own.pid, "PAT"), None);
+        assert_eq!(boot_id().unwrap().len(), 36);
+    }
+}

@@ -1,0 +1,144 @@
+//! Owns a client's connection: heads one after the other, keep-alive, and how it ends. Must not know upstreams.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::answer::Answer;
+use super::body::Decoder;
+use super::buffer::Output;
+use super::exchange::{self, Fate, Meta};
+use super::handler::{Attempts, Begin, Handler};
+use super::head;
+use super::inbound::{Client, Inbound, NoBytes, Outbound};
+use super::serve::Worker;
+use super::timer::Timer;
+use super::writer::HeadWriter;
+
+/// Serves one client's connection to its end.
+pub(super) async fn run<H: Handler>(mut stream: TcpStream, peer: SocketAddr, handler: Rc<H>, worker: Rc<Worker>) {
+    let _seat = poll_fn(|cx| Poll::Ready(worker.seat(cx.waker().clone()))).await;
+    let (reader, writer) = stream.split();
+    let outbound = Outbound::new(writer, worker.limits.write_idle);
+    let mut client = Client { inbound: Inbound::new(reader), outbound, upstream_timer: Timer::default() };
+    match requests(&mut client, peer, &*handler, &worker).await {
+        Some(Fate::Close) => linger(&mut client, &worker).await,
+        Some(Fate::Reset) => {
+            drop(client);
+            // Where only the connection's end tells that an answer is whole, it must not look like one.
+            let _ = rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
+        }
+        Some(Fate::Abort | Fate::KeepAlive) | None => {}
+    }
+}
+
+/// Serves request after request; `None` when the connection ended between two.
+async fn requests<H: Handler>(client: &mut Client<'_>, peer: SocketAddr, handler: &H, worker: &Worker) -> Option<Fate> {
+    loop {
+        wait_for_request(&mut client.inbound, worker).await?;
+        let mut head = Output::lease();
+        let fate = match read_head(&mut client.inbound, peer, handler, worker, &mut head).await? {
+            // On the heap, so that an idle connection does not pay for it.
+            Ok((meta, Begin::Forward(request))) => {
+                Box::pin(exchange::run(client, worker, meta, &mut head, request)).await
+            }
+            Ok((meta, Begin::Answer(answer))) => {
+                let (mut rest, waits) = (Decoder::new(meta.body), meta.expects_continue);
+                exchange::give(client, worker, &meta, &mut rest, waits, &answer).await
+            }
+            Err(answer) => {
+                head.clear();
+                answer.write(&mut head, false, "Connection: close\r\n");
+                client.outbound.write_all(&head).await.map_or(Fate::Abort, |()| Fate::Close)
+            }
+        };
+        if fate != Fate::KeepAlive {
+            return Some(fate);
+        }
+    }
+}
+
+/// Waits for a request's first byte; what the client sent ahead comes before anything is read. Empty lines between
+/// requests are skipped (RFC 9112, 2.2), and count as no request.
+async fn wait_for_request(inbound: &mut Inbound<'_>, worker: &Worker) -> Option<()> {
+    inbound.expect_within(worker.limits.idle_timeout);
+    // Without an idle timeout only the other side closes, even now: its next request may already be on the way (P2c).
+    let closes = worker.limits.idle_timeout.is_some();
+    loop {
+        while inbound.input.filled().starts_with(b"\r\n") {
+            inbound.input.consume(2);
+        }
+        match inbound.input.filled() {
+            [] | [b'\r'] => inbound.fill(|| closes && worker.is_draining()).await.ok()?,
+            _ => return Some(()),
+        }
+    }
+}
+
+type Opened<R> = Result<(Meta, Begin<R>), Answer>;
+
+/// Reads a head and lets the role decide; a forwarded one is written to `out`. `None`: the client left.
+async fn read_head<H: Handler>(
+    inbound: &mut Inbound<'_>,
+    peer: SocketAddr,
+    handler: &H,
+    worker: &Worker,
+    out: &mut Output,
+) -> Option<Opened<H::Request>> {
+    let (mut first, mut searched) = (true, 0);
+    loop {
+        // A head that comes in many pieces is parsed when it may be whole, or can no longer be.
+        let whole = head::has_end(inbound.input.filled(), &mut searched);
+        if whole || first || inbound.input.len() > worker.limits.target_bytes {
+            match open(inbound.input.filled(), peer, handler, worker, out) {
+                Ok(Some((length, opened))) => {
+                    inbound.input.consume(length);
+                    return Some(Ok(opened));
+                }
+                Ok(None) => {}
+                Err(answer) => return Some(Err(answer)),
+            }
+        }
+        if std::mem::take(&mut first) {
+            inbound.expect_within(Some(worker.limits.head_timeout));
+        }
+        match inbound.fill(|| false).await {
+            Ok(()) => {}
+            Err(NoBytes::Ended) => return None,
+            Err(NoBytes::Late) => {
+                return Some(Err(Answer::new(408, "head_too_slow", "the head did not come in time").closing()));
+            }
+        }
+    }
+}
+
+#[expect(clippy::type_complexity, reason = "named by its parts, used once")]
+fn open<H: Handler>(
+    bytes: &[u8],
+    peer: SocketAddr,
+    handler: &H,
+    worker: &Worker,
+    out: &mut Output,
+) -> Result<Option<(usize, (Meta, Begin<H::Request>))>, Answer> {
+    head::parse(bytes, &worker.limits, |head, length| {
+        let begin = handler.begin(head, peer);
+        if let Begin::Forward(request) = &begin {
+            head.write(request.strip_prefix(), |name| request.keeps_header(name), out);
+            request.write_headers(head, peer, &mut HeadWriter::new(out));
+        }
+        (length, (Meta::of(head), begin))
+    })
+}
+
+/// Closes so that the client can still read its answer: unread bytes would turn the close into a reset.
+async fn linger(client: &mut Client<'_>, worker: &Worker) {
+    if client.outbound.writer.shutdown().await.is_ok() {
+        client.inbound.expect_within(Some(worker.limits.linger));
+        client.inbound.discard(worker.limits.linger_bytes).await;
+    }
+}

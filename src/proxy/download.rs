@@ -1,0 +1,126 @@
+//! Owns the way of a response from its upstream to the client. Must not know what the request was.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::net::tcp::ReadHalf;
+
+use super::body::{Decoder, write_chunk};
+use super::buffer::{BUFFER_BYTES, Input};
+use super::head::has_end;
+use super::inbound::{Outbound, poll_fill};
+use super::timer::Timer;
+use super::upload::Progress;
+
+/// A piece of body up to this size is copied behind the head, to leave in one write with it.
+const COPIED_BYTES: usize = 16 * 1024;
+
+/// Why no head came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoHead {
+    Died,
+    TooLarge,
+    Timeout,
+}
+
+/// Waits until a whole head is in `input`. The time runs while the next move is the upstream's.
+pub(super) async fn head(
+    reader: &mut ReadHalf<'_>,
+    input: &mut Input,
+    progress: &Progress,
+    timer: &mut Timer,
+    timeout: Duration,
+) -> Result<(), NoHead> {
+    let mut seen = None;
+    let mut searched = 0;
+    poll_fn(|cx| {
+        loop {
+            if has_end(input.filled(), &mut searched) {
+                return Poll::Ready(Ok(()));
+            }
+            if input.len() == BUFFER_BYTES {
+                return Poll::Ready(Err(NoHead::TooLarge));
+            }
+            match poll_fill(reader, input, cx) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(_) => return Poll::Ready(Err(NoHead::Died)),
+                Poll::Pending => break,
+            }
+        }
+        let moves = Some(progress.moves.get());
+        if progress.waits_for_client.get() {
+            timer.disarm();
+            seen = None;
+        } else if seen != moves {
+            timer.arm(timeout);
+            seen = moves;
+        }
+        timer.poll(cx).map(|()| Err(NoHead::Timeout))
+    })
+    .await
+}
+
+/// How a response's body went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Relayed {
+    Whole,
+    /// The upstream broke off.
+    Truncated,
+    ClientLeft,
+}
+
+/// Passes a body on: what `out` holds (the head) first, in one write with the first piece of body. Every read is
+/// written before the next, so that nothing waits for more.
+pub(super) async fn body(
+    reader: &mut ReadHalf<'_>,
+    input: &mut Input,
+    decoder: &mut Decoder,
+    outbound: &mut Outbound<'_>,
+    out: &mut Vec<u8>,
+    chunked: bool,
+    sent: &Cell<u64>,
+) -> Relayed {
+    loop {
+        while !input.is_empty() && !decoder.is_done() {
+            let Ok(piece) = decoder.next(input.filled()) else {
+                return broken_off(outbound, out).await;
+            };
+            let data = &input.filled()[piece.used - piece.data..piece.used];
+            sent.set(sent.get() + data.len() as u64);
+            if chunked {
+                write_chunk(data, out);
+            } else if data.len() <= COPIED_BYTES {
+                out.extend_from_slice(data);
+            } else {
+                if outbound.write_all(out).await.is_err() || outbound.write_all(data).await.is_err() {
+                    return Relayed::ClientLeft;
+                }
+                out.clear();
+            }
+            input.consume(piece.used);
+        }
+        if decoder.is_done() && chunked {
+            decoder.write_end(out);
+        }
+        if outbound.write_all(out).await.is_err() {
+            return Relayed::ClientLeft;
+        }
+        out.clear();
+        if decoder.is_done() {
+            return Relayed::Whole;
+        }
+        match poll_fn(|cx| poll_fill(reader, input, cx)).await {
+            Ok(1..) => {}
+            Ok(0) if decoder.end() => {}
+            _ => return Relayed::Truncated,
+        }
+    }
+}
+
+/// Gives the client what was good before the break.
+async fn broken_off(outbound: &mut Outbound<'_>, out: &[u8]) -> Relayed {
+    let _ = outbound.write_all(out).await;
+    Relayed::Truncated
+}

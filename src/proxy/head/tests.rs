@@ -1,0 +1,128 @@
+use super::*;
+
+fn parsed(text: &str) -> Result<Option<String>, u16> {
+    parse(text.as_bytes(), &Limits::default(), |head, length| {
+        assert_eq!(length, text.len());
+        format!("{} {} {} {:?}", head.method, head.path, head.host, head.body)
+    })
+    .map_err(|answer| answer.status)
+}
+
+fn refused(text: &str) -> u16 {
+    parsed(text).expect_err(text)
+}
+
+#[test]
+fn an_ordinary_head_is_read() {
+    let get = "GET /shop/%7Ea?x=%zz HTTP/1.1\r\nHost: example.org:8080\r\n\r\n";
+    assert_eq!(parsed(get), Ok(Some("GET /shop/~a example.org:8080 Empty".into())));
+    let absolute = "GET http://a.b/x HTTP/1.1\r\nHost: c.d\r\n\r\n";
+    assert_eq!(parsed(absolute), Ok(Some("GET /x a.b Empty".into())));
+    let post = "POST / HTTP/1.1\r\nHost: a\r\ncontent-length: 5\r\n\r\n";
+    assert_eq!(parsed(post), Ok(Some("POST / a Length(5)".into())));
+    assert_eq!(parsed("GET / HTTP/1.0\r\n\r\n"), Ok(Some("GET /  Empty".into())));
+    assert_eq!(parsed("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n"), Ok(Some("OPTIONS * a Empty".into())));
+}
+
+#[test]
+fn a_head_of_two_meanings_is_refused() {
+    for lines in [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        "Content-Length: 5\r\nContent-Length: 6\r\n",
+        "Content-Length: 5\r\nContent-Length: 5\r\n",
+        "Content-Length: 5, 5\r\n",
+        "Content-Length: +5\r\n",
+        "Content-Length: -5\r\n",
+        "Content-Length: 0x5\r\n",
+        "Content-Length: \r\n",
+        "Content-Length: 99999999999999999999\r\n",
+        "Content-Length : 5\r\n",
+        "Transfer-Encoding: xchunked\r\n",
+        "Transfer-Encoding: chunked, identity\r\n",
+        "Transfer-Encoding: gzip, chunked\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: \u{b}chunked\r\n",
+        "Transfer-Encoding : chunked\r\n",
+        "Host: b\r\n",
+        "X: a\r\n b\r\n",
+        "X: a\nY: b\r\n",
+        "X: a\rY: b\r\n",
+        "X: a\0b\r\n",
+        ": a\r\n",
+        "X Y: a\r\n",
+    ] {
+        let text = format!("POST / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        assert_eq!(refused(&text), 400, "{lines:?}");
+    }
+}
+
+#[test]
+fn a_head_without_one_host_or_one_target_is_refused() {
+    for text in [
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a@b\r\n\r\n",
+        "GET a HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /%00 HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET * HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\nHost: a\r\n\r\n",
+        "GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ] {
+        assert_eq!(refused(text), 400, "{text:?}");
+    }
+}
+
+#[test]
+fn what_is_not_served_has_its_own_status() {
+    assert_eq!(refused("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n"), 405);
+    assert_eq!(refused("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n"), 405);
+    assert_eq!(refused("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), 505);
+    assert_eq!(refused("GET / HTTP/1.1\r\nHost: a\r\nExpect: miracles\r\n\r\n"), 417);
+}
+
+#[test]
+fn a_head_beyond_its_bounds_is_refused_before_it_is_whole() {
+    let long = format!("GET /{}", "a".repeat(9000));
+    assert_eq!(refused(&long), 414);
+    assert_eq!(refused(&format!("{long} HTTP/1.1\r\nHost: a\r\n\r\n")), 414);
+    let large = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {}", "a".repeat(40_000));
+    assert_eq!(refused(&large), 431);
+    let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: a\r\n".repeat(HEADERS));
+    assert_eq!(refused(&many), 431);
+}
+
+#[test]
+fn fields_of_one_connection_are_not_sent_on() {
+    let text = "GET /shop/x?q HTTP/1.1\r\nHost: a\r\nConnection: close, X-Secret\r\nX-Secret: 1\r\nKeep-Alive: 5\r\n\
+                TE: trailers\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\nProxy: p\r\nProxy-Authorization: p\r\nAccept: b\r\n\
+                Neap-Session: s\r\nneap_key: k\r\n\r\n";
+    let mut out = Vec::new();
+    parse(text.as_bytes(), &Limits::default(), |head, _| head.write(5, |name| !is_neap_header(name), &mut out))
+        .unwrap()
+        .unwrap();
+    assert_eq!(String::from_utf8(out).unwrap(), "GET /x?q HTTP/1.1\r\nHost: a\r\nAccept: b\r\n");
+}
+
+#[test]
+fn only_a_get_without_a_body_becomes_a_websocket() {
+    let asks = |text: &str| parse(text.as_bytes(), &Limits::default(), |head, _| head.websocket).unwrap().unwrap();
+    let lines = "Host: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n";
+    assert!(asks(&format!("GET / HTTP/1.1\r\n{lines}\r\n")));
+    assert!(!asks(&format!("POST / HTTP/1.1\r\n{lines}\r\n")));
+    assert!(!asks("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n"));
+    assert!(!asks("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"));
+}
+
+#[test]
+fn the_end_of_a_head_is_found_though_it_comes_byte_by_byte() {
+    let head = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n";
+    let mut searched = 0;
+    for length in 0..head.len() {
+        assert!(!has_end(&head[..length], &mut searched), "{length}");
+    }
+    assert!(has_end(head, &mut searched));
+    assert!(has_end(b"HTTP/1.1 200 OK\n\n", &mut 0));
+}

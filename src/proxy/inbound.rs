@@ -1,0 +1,161 @@
+//! Owns the two sides of a client's connection: bytes read and not yet used, bytes written within their time.
+//! Must not know HTTP.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rustix::net::sockopt;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+
+use super::buffer::Input;
+use super::timer::Timer;
+
+/// A client's connection.
+pub(super) struct Client<'c> {
+    pub inbound: Inbound<'c>,
+    pub outbound: Outbound<'c>,
+    /// Of the upstream's answer; kept here because it is set for every request.
+    pub upstream_timer: Timer,
+}
+
+/// Lets the kernel find out, within a minute, that the machine at the other end is gone. For connections on which this
+/// side may wait for ever: a failure costs this knowledge only.
+pub(super) fn watch_peer(stream: &TcpStream) {
+    let _ = sockopt::set_tcp_keepidle(stream, Duration::from_secs(30));
+    let _ = sockopt::set_tcp_keepintvl(stream, Duration::from_secs(10));
+    let _ = sockopt::set_tcp_keepcnt(stream, 3);
+    let _ = sockopt::set_socket_keepalive(stream, true);
+}
+
+/// What a client sends.
+pub(super) struct Inbound<'c> {
+    pub reader: ReadHalf<'c>,
+    pub input: Input,
+    /// The client sends no more: it closed its side, or the connection broke.
+    pub ended: bool,
+    timer: Timer,
+}
+
+/// Why no more bytes came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoBytes {
+    Ended,
+    Late,
+}
+
+/// Reads once into the room of `input`; 0 is the end. An empty input holds no memory while it waits.
+pub(super) fn poll_fill(reader: &mut ReadHalf<'_>, input: &mut Input, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    let mut room = ReadBuf::new(input.room());
+    debug_assert!(room.remaining() > 0);
+    let Poll::Ready(read) = Pin::new(reader).poll_read(cx, &mut room) else {
+        input.release();
+        return Poll::Pending;
+    };
+    let bytes = room.filled().len();
+    input.fill(bytes);
+    Poll::Ready(read.map(|()| bytes))
+}
+
+impl<'c> Inbound<'c> {
+    pub fn new(reader: ReadHalf<'c>) -> Self {
+        Self { reader, input: Input::default(), ended: false, timer: Timer::default() }
+    }
+
+    /// Reads once; 0 is the end, whichever way it came.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
+        if self.ended {
+            return Poll::Ready(0);
+        }
+        let read = ready!(poll_fill(&mut self.reader, &mut self.input, cx)).unwrap_or(0);
+        self.ended = read == 0;
+        Poll::Ready(read)
+    }
+
+    /// Sets the time that [`Inbound::fill`] has, over several calls.
+    pub fn expect_within(&mut self, limit: Option<Duration>) {
+        match limit {
+            Some(limit) => self.timer.arm(limit),
+            None => self.timer.disarm(),
+        }
+    }
+
+    /// Waits for bytes, until the client ends, the time is up, or `stop` says so (which counts as late).
+    pub async fn fill(&mut self, stop: impl Fn() -> bool) -> Result<(), NoBytes> {
+        poll_fn(|cx| {
+            if let Poll::Ready(read) = self.poll_fill(cx) {
+                return Poll::Ready(if read > 0 { Ok(()) } else { Err(NoBytes::Ended) });
+            }
+            if stop() { Poll::Ready(Err(NoBytes::Late)) } else { self.timer.poll(cx).map(|()| Err(NoBytes::Late)) }
+        })
+        .await
+    }
+
+    /// Ready when the client has left. A client that closes its side while it waits for an answer counts as having left,
+    /// since closing the whole connection looks the same from here; but not when `may_half_close`: who announced
+    /// `Connection: close` may well send its end early, and its leaving shows when it is written to. One that sent a
+    /// whole buffer ahead is not watched.
+    pub fn poll_left(&mut self, cx: &mut Context<'_>, may_half_close: bool) -> Poll<()> {
+        while !self.ended {
+            if self.input.is_full() {
+                return Poll::Pending;
+            }
+            ready!(self.poll_fill(cx));
+        }
+        if may_half_close { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// Reads and drops what comes, up to `bytes`, until the end or the time set.
+    pub async fn discard(&mut self, mut bytes: u64) {
+        while bytes > 0 {
+            bytes = bytes.saturating_sub(self.input.len() as u64);
+            self.input.consume(self.input.len());
+            if self.fill(|| false).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// What a client gets.
+pub(super) struct Outbound<'c> {
+    pub writer: WriteHalf<'c>,
+    timer: Timer,
+    /// A client that takes nothing for this long has left.
+    stall: Duration,
+}
+
+impl<'c> Outbound<'c> {
+    pub fn new(writer: WriteHalf<'c>, stall: Duration) -> Self {
+        Self { writer, timer: Timer::default(), stall }
+    }
+
+    pub async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let mut armed = false;
+        poll_fn(|cx| {
+            while !bytes.is_empty() {
+                match Pin::new(&mut self.writer).poll_write(cx, bytes) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Poll::Ready(Ok(written)) => {
+                        bytes = &bytes[written..];
+                        armed = false;
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => {
+                        if !armed {
+                            self.timer.arm(self.stall);
+                            armed = true;
+                        }
+                        return self.timer.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
+                    }
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+}

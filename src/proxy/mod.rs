@@ -1,0 +1,50 @@
+//! Owns the bytes of a request: heads, bodies, connections and their pools, tunnels, repeats (protocol P1, P2).
+//! Must not know programs, gates or the Server List: a role decides, through [`Handler`] and [`Attempts`], and this obeys.
+//!
+//! A worker is one thread with one current-thread runtime; nothing here is shared between workers save what a role
+//! shares through its handler, the replay budget in [`Limits`] and [`Shutdown`]. A connection is one task, and a request
+//! is part of it:
+//!
+//! ```text
+//! serve ─▶ conn (heads, keep-alive) ─▶ exchange (attempts) ─▶ attempt, converse (one connection) ─┬─ upload   client ─▶ upstream
+//!                                                                                                 ├─ download client ◀─ upstream
+//!                                                                                                 └─ tunnel   both, after 101
+//! ```
+
+mod answer;
+mod attempt;
+mod body;
+mod buffer;
+mod conn;
+mod converse;
+mod cut;
+mod download;
+mod exchange;
+pub mod forwarded;
+mod handler;
+mod head;
+mod inbound;
+mod limits;
+mod listen;
+mod path;
+mod pool;
+mod response;
+mod serve;
+mod timer;
+mod tunnel;
+mod upload;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use answer::Answer;
+pub use body::Framing;
+pub use cut::Cut;
+pub use handler::{AttemptFailure, Attempts, Begin, Failure, Handler, LongLived, Next, Outcome, Tally, Target};
+pub use head::{RequestHead, header, is_neap_header};
+pub use limits::{Limits, ReplayBudget};
+pub use listen::listen;
+pub use response::ResponseHead;
+pub use serve::{Shutdown, serve};
+pub use writer::HeadWriter;

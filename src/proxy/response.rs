@@ -1,0 +1,130 @@
+//! Owns what a response's head may say, and how it is written for the client (RFC 9112, 6.3). Must not know why it came.
+
+use std::io::Write;
+use std::mem::MaybeUninit;
+
+use super::body::Framing;
+use super::head::{HEADERS, connection_tokens, header, is_hop_by_hop, is_neap_header, tokens};
+use super::writer::HeadWriter;
+
+/// A response's head that is well-formed.
+#[derive(Debug)]
+pub struct ResponseHead<'a> {
+    pub status: u16,
+    pub reason: &'a str,
+    pub headers: &'a [httparse::Header<'a>],
+    pub body: Framing,
+    /// The upstream keeps the connection.
+    pub(super) keep_alive: bool,
+}
+
+impl<'a> ResponseHead<'a> {
+    /// The first field of that name, when it is text.
+    pub fn header(&self, name: &str) -> Option<&'a str> {
+        header(self.headers, name).and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    pub fn is_event_stream(&self) -> bool {
+        let kind = self.header("content-type").unwrap_or_default();
+        kind.get(..17).is_some_and(|start| start.eq_ignore_ascii_case("text/event-stream"))
+    }
+
+    pub(super) fn is_interim(&self) -> bool {
+        (100..200).contains(&self.status) && self.status != 101
+    }
+
+    pub(super) fn accepts_websocket(&self) -> bool {
+        self.status == 101 && tokens(self.headers, "upgrade").any(|token| token.eq_ignore_ascii_case("websocket"))
+    }
+
+    /// Writes the status line and the fields that concern the client, without framing and without the last line.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        // Writing to a Vec does not fail.
+        let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, self.reason);
+        let lists = connection_tokens(self.headers).any(|token| !token.eq_ignore_ascii_case("keep-alive"));
+        let mut head = HeadWriter::new(out);
+        for field in self.headers {
+            let listed = || connection_tokens(self.headers).any(|token| token.eq_ignore_ascii_case(field.name));
+            let own = is_hop_by_hop(field.name)
+                || is_neap_header(field.name)
+                || field.name.eq_ignore_ascii_case("content-length")
+                || (lists && listed());
+            if !own {
+                head.copy(field);
+            }
+        }
+    }
+}
+
+/// Parses a head at the start of `bytes` and hands it, with its length, to `f`. `None`: more bytes are needed.
+pub(super) fn parse<T>(
+    bytes: &[u8],
+    answers_head: bool,
+    f: impl FnOnce(&ResponseHead<'_>, usize) -> T,
+) -> Result<Option<T>, &'static str> {
+    let mut storage = [const { MaybeUninit::uninit() }; HEADERS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let length = match config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut storage) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err("the response has too many header fields"),
+        Err(_) => return Err("the response's head is malformed"),
+    };
+    let status = parsed.code.unwrap_or_default();
+    if !(100..=999).contains(&status) {
+        return Err("the response's status is not one");
+    }
+    let headers: &[httparse::Header<'_>] = parsed.headers;
+    let framing = Framing::of_response(headers)?;
+    let body = if answers_head || status < 200 || status == 204 || status == 304 { Framing::Empty } else { framing };
+    let asked = |name: &str| connection_tokens(headers).any(|token| token.eq_ignore_ascii_case(name));
+    let both = framing == Framing::Chunked && header(headers, "content-length").is_some();
+    let keep_alive = match parsed.version {
+        Some(1) => !asked("close"),
+        _ => asked("keep-alive") && !asked("close"),
+    };
+    let head = ResponseHead {
+        status,
+        reason: parsed.reason.unwrap_or_default(),
+        headers,
+        body,
+        // A response with two framings is read by the stronger, and its connection is not trusted with another.
+        keep_alive: keep_alive && !both && body != Framing::UntilClose,
+    };
+    Ok(Some(f(&head, length)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn framing(head: &str, answers_head: bool) -> Result<Option<(Framing, bool)>, &'static str> {
+        parse(head.as_bytes(), answers_head, |head, _| (head.body, head.keep_alive))
+    }
+
+    #[test]
+    fn some_answers_never_have_a_body() {
+        let empty = Ok(Some((Framing::Empty, true)));
+        assert_eq!(framing("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", false), empty);
+        assert_eq!(framing("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", false), empty);
+        assert_eq!(framing("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", true), empty);
+        assert_eq!(framing("HTTP/1.1 103 Early Hints\r\n\r\n", false), empty);
+    }
+
+    #[test]
+    fn an_answer_of_two_framings_is_read_by_chunks_and_its_connection_not_reused() {
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert_eq!(framing(head, false), Ok(Some((Framing::Chunked, false))));
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n";
+        assert!(framing(head, false).is_err());
+    }
+
+    #[test]
+    fn a_programs_neap_fields_are_not_written_for_the_client() {
+        let head = b"HTTP/1.1 503 No\r\nNeap-Refused: r.1\r\nneap_x: 1\r\nKeep-Alive: timeout=5\r\nX: 1\r\n\r\n";
+        let mut out = Vec::new();
+        parse(head, false, |head, _| head.write(&mut out)).unwrap().unwrap();
+        assert_eq!(out, b"HTTP/1.1 503 No\r\nX: 1\r\n");
+    }
+}

@@ -1,0 +1,9 @@
+//! Owns what the proxy shows on real sockets: a raw client on one side, a scripted upstream on the other.
+
+mod bodies;
+mod clients;
+mod connections;
+mod refusals;
+mod stress;
+mod support;
+mod tunnels;

@@ -1,0 +1,109 @@
+//! Owns what follows 101: bytes both ways until both sides have ended. Must not know WebSocket.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+
+use super::buffer::Input;
+use super::inbound::{Client, poll_fill};
+use super::timer::Timer;
+
+/// How a tunnel ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Both sides closed, or one did and the other fell silent.
+    Both,
+    ClientLost,
+    UpstreamLost,
+    Cut,
+}
+
+/// What passed, each way.
+#[derive(Default)]
+pub(super) struct Passed {
+    pub up: Cell<u64>,
+    pub down: Cell<u64>,
+}
+
+/// Carries bytes both ways; an end on one side is passed on, and the other side may go on. Ends early when `cut` is ready.
+pub(super) async fn run(
+    client: &mut Client<'_>,
+    upstream: &mut TcpStream,
+    from_upstream: &mut Input,
+    passed: &Passed,
+    half_closed: Duration,
+    mut cut: impl FnMut(&mut Context<'_>) -> Poll<()>,
+) -> Ended {
+    let (mut upstream_reader, mut upstream_writer) = upstream.split();
+    let inbound = &mut client.inbound;
+    let mut up = pin!(pump(&mut inbound.reader, &mut inbound.input, &mut upstream_writer, &passed.up));
+    let mut down = pin!(pump(&mut upstream_reader, from_upstream, &mut client.outbound.writer, &passed.down));
+    let (mut up_done, mut down_done) = (false, false);
+    let (mut timer, mut seen) = (Timer::default(), None);
+    poll_fn(|cx| {
+        if cut(cx).is_ready() {
+            return Poll::Ready(Ended::Cut);
+        }
+        if !up_done && let Poll::Ready(end) = up.as_mut().poll(cx) {
+            match end {
+                Ok(()) => up_done = true,
+                Err(Lost::Reader) => return Poll::Ready(Ended::ClientLost),
+                Err(Lost::Writer) => return Poll::Ready(Ended::UpstreamLost),
+            }
+        }
+        if !down_done && let Poll::Ready(end) = down.as_mut().poll(cx) {
+            match end {
+                Ok(()) => down_done = true,
+                Err(Lost::Reader) => return Poll::Ready(Ended::UpstreamLost),
+                Err(Lost::Writer) => return Poll::Ready(Ended::ClientLost),
+            }
+        }
+        if up_done && down_done {
+            return Poll::Ready(Ended::Both);
+        }
+        let moves = Some(passed.up.get() + passed.down.get());
+        if (up_done || down_done) && seen != moves {
+            timer.arm(half_closed);
+            seen = moves;
+        }
+        timer.poll(cx).map(|()| Ended::Both)
+    })
+    .await
+}
+
+enum Lost {
+    Reader,
+    Writer,
+}
+
+async fn pump(
+    reader: &mut ReadHalf<'_>,
+    input: &mut Input,
+    writer: &mut WriteHalf<'_>,
+    passed: &Cell<u64>,
+) -> Result<(), Lost> {
+    let lost = |_: io::Error| Lost::Writer;
+    loop {
+        while !input.is_empty() {
+            let written = writer.write(input.filled()).await.map_err(lost)?;
+            if written == 0 {
+                return Err(Lost::Writer);
+            }
+            passed.set(passed.get() + written as u64);
+            input.consume(written);
+        }
+        if poll_fn(|cx| poll_fill(reader, input, cx)).await.map_err(|_| Lost::Reader)? == 0 {
+            input.release();
+            // A side that is gone already needs no end.
+            let _ = writer.shutdown().await;
+            return Ok(());
+        }
+    }
+}

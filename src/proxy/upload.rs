@@ -1,0 +1,241 @@
+//! Owns the way of a request to its upstream, and the watch over its client afterwards. Must not know the response.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::task::Poll;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::WriteHalf;
+
+use super::answer::Answer;
+use super::body::{Decoder, Framing, write_chunk};
+use super::buffer::Output;
+use super::head::malformed;
+use super::inbound::{Inbound, NoBytes};
+use super::limits::{Limits, Reservation};
+
+/// A request's body, over all attempts.
+pub(super) struct Body {
+    pub framing: Framing,
+    pub decoder: Decoder,
+    pub limit: u64,
+    pub received: u64,
+    /// All of it, where it may be sent again.
+    kept: Option<(Vec<u8>, Reservation)>,
+}
+
+impl Body {
+    pub fn new(framing: Framing, limit: u64) -> Self {
+        Self { framing, decoder: Decoder::new(framing), limit, received: 0, kept: None }
+    }
+
+    /// Whether all of it can be sent again.
+    pub fn is_repeatable(&self) -> bool {
+        self.kept.is_some() || matches!(self.framing, Framing::Empty | Framing::Length(0))
+    }
+
+    /// Reads a body of known length whole, to send it as often as needed.
+    pub async fn keep(
+        &mut self,
+        inbound: &mut Inbound<'_>,
+        length: u64,
+        reservation: Reservation,
+        limits: &Limits,
+    ) -> Result<(), End> {
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+        while !self.decoder.is_done() {
+            if inbound.input.is_empty() {
+                read_more(inbound, limits).await?;
+            }
+            let piece = self.decoder.next(inbound.input.filled()).map_err(End::malformed)?;
+            bytes.extend_from_slice(&inbound.input.filled()[piece.used - piece.data..piece.used]);
+            inbound.input.consume(piece.used);
+        }
+        inbound.input.release();
+        self.received = bytes.len() as u64;
+        self.kept = Some((bytes, reservation));
+        Ok(())
+    }
+}
+
+/// How a request's way ended before its answer's.
+pub(super) enum End {
+    ClientLeft,
+    /// The client's fault, with the answer to it.
+    Fault(Answer),
+}
+
+impl End {
+    fn malformed(why: &'static str) -> Self {
+        Self::Fault(malformed(why))
+    }
+}
+
+/// What the wait for the response needs to know of the request's way.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// The upstream admitted the body.
+    pub go: Cell<bool>,
+    /// The upstream's connection took a byte.
+    pub started: Cell<bool>,
+    /// The whole request was taken by the upstream's connection.
+    pub done: Cell<bool>,
+    /// The upstream's connection takes no more.
+    pub failed: Cell<bool>,
+    /// The next move is the client's.
+    pub waits_for_client: Cell<bool>,
+    /// Rises with every move.
+    pub moves: Cell<u32>,
+}
+
+impl Progress {
+    fn moved(&self) {
+        self.moves.set(self.moves.get().wrapping_add(1));
+    }
+}
+
+/// Sends head and body, then watches the client. Ends only when the client left or did wrong: an upstream that takes no
+/// more may still have answered, and the response's side finds out.
+pub(super) async fn run(
+    writer: &mut WriteHalf<'_>,
+    inbound: &mut Inbound<'_>,
+    head: &[u8],
+    body: &mut Body,
+    progress: &Progress,
+    may_half_close: bool,
+    limits: &Limits,
+) -> End {
+    match send(writer, inbound, head, body, progress, may_half_close, limits).await {
+        Ok(()) => progress.done.set(true),
+        Err(Halt::Upstream) => progress.failed.set(true),
+        Err(Halt::End(end)) => return end,
+    }
+    progress.waits_for_client.set(false);
+    progress.moved();
+    poll_fn(|cx| inbound.poll_left(cx, may_half_close)).await;
+    End::ClientLeft
+}
+
+enum Halt {
+    Upstream,
+    End(End),
+}
+
+impl From<io::Error> for Halt {
+    fn from(_: io::Error) -> Self {
+        Self::Upstream
+    }
+}
+
+impl From<End> for Halt {
+    fn from(end: End) -> Self {
+        Self::End(end)
+    }
+}
+
+async fn send(
+    writer: &mut WriteHalf<'_>,
+    inbound: &mut Inbound<'_>,
+    head: &[u8],
+    body: &mut Body,
+    progress: &Progress,
+    may_half_close: bool,
+    limits: &Limits,
+) -> Result<(), Halt> {
+    let kept = body.kept.as_ref().map_or(&[][..], |(bytes, _)| bytes);
+    write_both(writer, head, kept, progress).await?;
+    if body.is_repeatable() {
+        return Ok(());
+    }
+    let wait =
+        poll_fn(
+            |cx| {
+                if progress.go.get() { Poll::Ready(Ok(())) } else { inbound.poll_left(cx, may_half_close).map(Err) }
+            },
+        );
+    wait.await.map_err(|()| End::ClientLeft)?;
+    stream(writer, inbound, body, progress, limits).await
+}
+
+/// Passes a body on as it comes, framed anew.
+async fn stream(
+    writer: &mut WriteHalf<'_>,
+    inbound: &mut Inbound<'_>,
+    body: &mut Body,
+    progress: &Progress,
+    limits: &Limits,
+) -> Result<(), Halt> {
+    let mut out = Output::lease();
+    loop {
+        while !inbound.input.is_empty() && !body.decoder.is_done() {
+            let piece = body.decoder.next(inbound.input.filled()).map_err(End::malformed)?;
+            let data = &inbound.input.filled()[piece.used - piece.data..piece.used];
+            body.received += data.len() as u64;
+            if body.received > body.limit {
+                return Err(End::Fault(too_large(body.limit)).into());
+            }
+            match body.framing {
+                Framing::Chunked => write_chunk(data, &mut out),
+                _ => write_both(writer, data, &[], progress).await?,
+            }
+            inbound.input.consume(piece.used);
+        }
+        let done = body.decoder.is_done();
+        if done && body.framing == Framing::Chunked {
+            body.decoder.write_end(&mut out);
+        }
+        write_both(writer, &out, &[], progress).await?;
+        out.clear();
+        if done {
+            inbound.input.release();
+            return Ok(());
+        }
+        progress.waits_for_client.set(true);
+        read_more(inbound, limits).await?;
+        progress.waits_for_client.set(false);
+        progress.moved();
+    }
+}
+
+async fn read_more(inbound: &mut Inbound<'_>, limits: &Limits) -> Result<(), End> {
+    inbound.expect_within(Some(limits.body_idle));
+    inbound.fill(|| false).await.map_err(|why| match why {
+        NoBytes::Ended => End::ClientLeft,
+        NoBytes::Late => {
+            End::Fault(Answer::new(408, "body_too_slow", "the rest of the body did not come in time").closing())
+        }
+    })
+}
+
+/// 413, with the bound.
+pub(super) fn too_large(limit: u64) -> Answer {
+    Answer::new(413, "body_too_large", format!("the program takes bodies of at most {limit} bytes"))
+        .hint("raise body_limit in the program's manifest")
+        .closing()
+}
+
+/// Writes one after the other, in one system call where the kernel takes both.
+async fn write_both(
+    writer: &mut WriteHalf<'_>,
+    mut first: &[u8],
+    mut second: &[u8],
+    progress: &Progress,
+) -> io::Result<()> {
+    while !(first.is_empty() && second.is_empty()) {
+        let written = match (first.is_empty(), second.is_empty()) {
+            (false, false) => writer.write_vectored(&[IoSlice::new(first), IoSlice::new(second)]).await?,
+            (false, true) => writer.write(first).await?,
+            _ => writer.write(second).await?,
+        };
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        progress.started.set(true);
+        progress.moved();
+        let of_first = written.min(first.len());
+        first = &first[of_first..];
+        second = &second[written - of_first..];
+    }
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! Floor 2, the store: what a node must know after it dies. The only user of sled.
+//! Must not know what the records mean.
+//!
+//! Everything is under one directory: `sled/` (the records), `export/NAME.json` (the control state, readable by people
+//! and by a node whose records are gone), `lock` (one process at a time), `in-use` (how many
+//! saves there were).
+//!
+//! Calls block: a save is on disk, flushed, when it returns (protocol P11), which takes about a millisecond, or ten on
+//! a spinning disk. Control actors call it on their own thread; nothing on the request path calls it.
+
+mod backup;
+mod export;
+pub mod mapped;
+mod open;
+mod tally;
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::wire::problem::{Code, Problem};
+pub use open::{Opened, Options};
+
+/// A kind of records.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Tree {
+    /// Terms, identities, the Server List, desired versions, placements.
+    Control,
+    /// Manifests and releases.
+    Programs,
+    Ripples,
+    /// Events and audit.
+    History,
+    /// Reserved for the Session List.
+    Sessions,
+}
+
+impl Tree {
+    pub const ALL: [Tree; 5] = [Tree::Control, Tree::Programs, Tree::Ripples, Tree::History, Tree::Sessions];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Tree::Control => "control",
+            Tree::Programs => "programs",
+            Tree::Ripples => "ripples",
+            Tree::History => "history",
+            Tree::Sessions => "sessions",
+        }
+    }
+}
+
+/// Why the store did not do it. After a failed save nothing may be said or done that depends on it (P11).
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("another process has the store {0} open: stop it, or give this node its own [node] data_dir")]
+    InUse(PathBuf),
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: io::Error },
+    #[error("the store failed: {0}")]
+    Failed(String),
+    #[error("the record {tree}/{key} cannot be read: {source}")]
+    Record { tree: &'static str, key: String, source: serde_json::Error },
+    #[error("the record {tree}/{key} cannot be written: {source}")]
+    Write { tree: &'static str, key: String, source: serde_json::Error },
+    #[error("{path} is not a backup of a store: {why}")]
+    Backup { path: PathBuf, why: String },
+}
+
+impl StoreError {
+    pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { path, source }
+    }
+
+    /// Is it that the disk is full?
+    pub fn is_disk_full(&self) -> bool {
+        let full = |kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        match self {
+            Self::File { source, .. } => full(source.kind()),
+            Self::Failed(why) => why.contains("No space left"),
+            _ => false,
+        }
+    }
+
+    /// As it is told to people and other nodes.
+    pub fn problem(&self) -> Problem {
+        if self.is_disk_full() {
+            return Problem::new(Code::DiskFull, self.to_string()).hint("make room on the disk, then restart the node");
+        }
+        let code = match self {
+            Self::Backup { .. } => Code::BadRequest,
+            _ => Code::StoreFailed,
+        };
+        Problem::new(code, self.to_string())
+    }
+}
+
+impl From<sled::Error> for StoreError {
+    fn from(error: sled::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// One change of one record; `save` makes several at once.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    tree: Tree,
+    key: String,
+    value: Option<Vec<u8>>,
+}
+
+impl Change {
+    /// Writes the record, new or not.
+    pub fn put<T: Serialize + ?Sized>(tree: Tree, key: impl Into<String>, record: &T) -> Result<Self, StoreError> {
+        let key = key.into();
+        match serde_json::to_vec(record) {
+            Ok(value) => Ok(Self { tree, key, value: Some(value) }),
+            Err(source) => Err(StoreError::Write { tree: tree.as_str(), key, source }),
+        }
+    }
+
+    /// Removes the record, if there is one.
+    pub fn remove(tree: Tree, key: impl Into<String>) -> Self {
+        Self { tree, key: key.into(), value: None }
+    }
+}
+
+/// The records of one node. Cheap to clone; all clones are one store.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<open::Shared>,
+}
+
+impl Store {
+    /// Makes all the changes or, should the node die meanwhile, none; they are on disk when this returns.
+    pub fn save(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        let mut batch = sled::Batch::default();
+        for Change { tree, key, value } in changes {
+            let key = full_key(tree, &key).into_bytes();
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        self.apply(batch)
+    }
+
+    fn apply(&self, batch: sled::Batch) -> Result<(), StoreError> {
+        guarded(|| self.shared.apply(batch))
+    }
+
+    /// Writes one record, flushed.
+    pub fn put<T: Serialize + ?Sized>(&self, tree: Tree, key: impl Into<String>, record: &T) -> Result<(), StoreError> {
+        self.save(vec![Change::put(tree, key, record)?])
+    }
+
+    /// Removes one record, flushed.
+    pub fn remove(&self, tree: Tree, key: impl Into<String>) -> Result<(), StoreError> {
+        self.save(vec![Change::remove(tree, key)])
+    }
+
+    /// Reads one record.
+    pub fn get<T: DeserializeOwned>(&self, tree: Tree, key: &str) -> Result<Option<T>, StoreError> {
+        match guarded(|| Ok(self.shared.records.get(full_key(tree, key))?))? {
+            Some(value) => decode(tree, key, &value).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads every record whose key starts with `prefix`, by key.
+    pub fn scan<T: DeserializeOwned>(&self, tree: Tree, prefix: &str) -> Result<Vec<(String, T)>, StoreError> {
+        let skip = tree.as_str().len() + 1;
+        self.raw(&full_key(tree, prefix))?
+            .into_iter()
+            .map(|(key, value)| {
+                let key = key[skip..].to_owned();
+                let record = decode(tree, &key, &value)?;
+                Ok((key, record))
+            })
+            .collect()
+    }
+
+    /// Keys that start with `prefix`, in order, without reading the records.
+    pub fn keys(&self, tree: Tree, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let skip = tree.as_str().len() + 1;
+        Ok(self.raw(&full_key(tree, prefix))?.into_iter().map(|(key, _)| key[skip..].to_owned()).collect())
+    }
+
+    fn raw(&self, prefix: &str) -> Result<Vec<(String, sled::IVec)>, StoreError> {
+        guarded(|| {
+            let mut found = Vec::new();
+            for record in self.shared.records.scan_prefix(prefix) {
+                let (key, value) = record?;
+                let key = std::str::from_utf8(&key).map_err(|_| StoreError::Failed("a key is not text".into()))?;
+                found.push((key.to_owned(), value));
+            }
+            Ok(found)
+        })
+    }
+
+    /// Bytes that the records take on disk.
+    pub fn size_on_disk(&self) -> Result<u64, StoreError> {
+        guarded(|| Ok(self.shared.db.size_on_disk()?))
+    }
+}
+
+fn full_key(tree: Tree, key: &str) -> String {
+    format!("{}/{key}", tree.as_str())
+}
+
+fn decode<T: DeserializeOwned>(tree: Tree, key: &str, value: &[u8]) -> Result<T, StoreError> {
+    serde_json::from_slice(value).map_err(|source| StoreError::Record {
+        tree: tree.as_str(),
+        key: key.to_owned(),
+        source,
+    })
+}
+
+/// sled panics where its files are not what it wrote; a node must live to say so.
+fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Err(StoreError::Failed(said.unwrap_or("no reason given").to_owned()))
+    })
+}
+
+#[cfg(test)]
+mod tests;

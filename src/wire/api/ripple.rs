@@ -1,0 +1,212 @@
+//! Owns how upgrades are asked for, and how plans and ripples appear in the API.
+//! Must not know how a ripple is decided or carried out.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::words;
+use crate::domain::names::{ProgramName, RippleId, ServerName, Version};
+
+/// Asks for a version of a program to run on all its servers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpgradeRequest {
+    pub program: ProgramName,
+    pub to: Version,
+    #[serde(flatten)]
+    pub options: RippleOptions,
+    /// The plan that was shown: refused with `precondition_failed` if the cluster has changed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+}
+
+/// Asks for all instances of a program to be restarted, server by server.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestartRequest {
+    #[serde(flatten)]
+    pub options: RippleOptions,
+}
+
+/// What a ripple does otherwise than its manifest says; absent means as the manifest says.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RippleOptions {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_serving: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_timeout_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soak_ms: Option<u64>,
+    /// Cuts what has not ended after `drain_timeout`, counted, rather than to stop the ripple.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// What a ripple will do, computed before it starts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PlanView {
+    pub id: String,
+    pub program: ProgramName,
+    pub kind: RippleKind,
+    /// What most servers have; none for a first install.
+    pub from: Option<Version>,
+    pub to: Version,
+    /// Of the Server List that the plan was made from.
+    pub revision: u64,
+    /// In the order of the ripple; none: there is nothing to do.
+    pub steps: Vec<PlannedStep>,
+    /// Servers of the program that the ripple will leave out, and why.
+    #[serde(default)]
+    pub skipped: Vec<SkippedStep>,
+    pub min_serving: u32,
+    pub hold_ms: u64,
+    pub drain_timeout_ms: u64,
+    pub soak_ms: u64,
+    pub force: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PlannedStep {
+    pub server: ServerName,
+    pub from: Option<Version>,
+    pub to: Version,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SkippedStep {
+    pub server: ServerName,
+    pub reason: String,
+}
+
+words! {
+    /// What a ripple is for.
+    RippleKind {
+        /// Runs nowhere yet: on all its servers at once.
+        Install = "install",
+        Upgrade = "upgrade",
+        Restart = "restart",
+        /// A server that came back behind what is desired of it.
+        CatchUp = "catch_up",
+        Undo = "undo",
+        Remove = "remove",
+    }
+}
+
+words! {
+    /// A ripple's state. The last four are its ends.
+    RippleState {
+        Planned = "planned",
+        Running = "running",
+        Paused = "paused",
+        Undoing = "undoing",
+        /// Every server that is up has the target.
+        Upgraded = "upgraded",
+        Undone = "undone",
+        Failed = "failed",
+        Aborted = "aborted",
+    }
+}
+
+impl RippleState {
+    /// Whether the ripple does nothing more.
+    pub fn ended(self) -> bool {
+        matches!(self, Self::Upgraded | Self::Undone | Self::Failed | Self::Aborted)
+    }
+}
+
+words! {
+    /// How far one server's part of a ripple is.
+    StepState {
+        Planned = "planned",
+        /// Its release is fetched, verified, unpacked and prepared; the gate is open.
+        Preparing = "preparing",
+        /// Waits for its turn to be safe; `waiting_for` says why.
+        Waiting = "waiting",
+        Quiescing = "quiescing",
+        Drained = "drained",
+        Upgrading = "upgrading",
+        Soaking = "soaking",
+        Upgraded = "upgraded",
+        /// The gate was opened again on what it had.
+        Reopened = "reopened",
+        /// The new version failed, and the old one serves again.
+        Undone = "undone",
+        Skipped = "skipped",
+        Failed = "failed",
+    }
+}
+
+/// One run of an upgrade across the cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RippleView {
+    pub id: RippleId,
+    pub program: ProgramName,
+    pub kind: RippleKind,
+    pub from: Option<Version>,
+    pub to: Option<Version>,
+    pub state: RippleState,
+    pub waiting_for: Option<WaitingFor>,
+    /// What it does next, and when, as a person reads it.
+    pub next: Option<String>,
+    pub steps: Vec<StepView>,
+    /// Why it ended other than upgraded, or why it had nothing to do.
+    pub reason: Option<String>,
+    /// What the new version's instance said as it failed.
+    #[serde(default)]
+    pub failure: Option<FailedStart>,
+    pub asked_by: Option<String>,
+    pub started_at: Timestamp,
+    pub ended_at: Option<Timestamp>,
+}
+
+/// Why a ripple waits.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WaitingFor {
+    /// A stable word, such as `active_requests`, `min_serving`, `soak` or `server_silent`.
+    pub reason: String,
+    /// As a person reads it: "2 active requests, oldest 41s, GET /export".
+    pub detail: String,
+    /// When the wait ends by itself.
+    pub until: Option<Timestamp>,
+    /// The command that ends it sooner.
+    #[serde(default)]
+    pub command: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StepView {
+    pub server: ServerName,
+    pub state: StepState,
+    pub from: Option<Version>,
+    pub to: Option<Version>,
+    #[serde(default)]
+    pub times: StepTimes,
+    /// Why it was skipped, undone, or failed.
+    pub reason: Option<String>,
+}
+
+/// How long each phase of a step took; absent: not ended yet. The server is out of service from drain to probe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct StepTimes {
+    pub prepare_ms: Option<u64>,
+    pub drain_ms: Option<u64>,
+    pub stop_ms: Option<u64>,
+    pub start_ms: Option<u64>,
+    pub probe_ms: Option<u64>,
+    pub soak_ms: Option<u64>,
+}
+
+/// How the new version's instance failed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FailedStart {
+    pub server: ServerName,
+    pub version: Version,
+    pub reason: String,
+    /// "exit status 1", "signal 9", or none if it did not end by itself.
+    pub exit_status: Option<String>,
+    /// The last lines that it wrote, at most 20.
+    #[serde(default)]
+    pub log: Vec<String>,
+}
