@@ -6,7 +6,7 @@ use super::explore::walk;
 use super::world::{Cluster, Faults};
 
 fn sound(name: &str, cluster: &Cluster) {
-    walk(cluster, |world| cluster.is_calm(world), 3_000_000).assert_sound(name);
+    walk(cluster, |world| cluster.is_calm(world), 1_500_000).assert_sound(name);
 }
 
 #[test]
