@@ -90,7 +90,10 @@ impl Server {
     }
 
     /// Makes the promise, on disk before anything is said or obeyed under it.
-    fn promise(&self, term: &crate::domain::names::Term) -> Result<Result<(), crate::domain::placement::Refusal>, Problem> {
+    fn promise(
+        &self,
+        term: &crate::domain::names::Term,
+    ) -> Result<Result<(), crate::domain::placement::Refusal>, Problem> {
         let mut seal = self.shared.seal.borrow().clone();
         match seal.admit(term) {
             Err(refusal) => return Ok(Err(refusal)),

@@ -312,9 +312,9 @@ pub fn crash(cluster: &Cluster, world: &mut World, index: usize) {
     management.sends = Shared::new(Vec::new());
     management.unheard = 0;
     // Answers come back on the connection of the question.
-    world.network.retain(|message| {
-        !matches!(&**message, Message::Sealed { to, .. } | Message::Report { to, .. } if *to == index)
-    });
+    world.network.retain(
+        |message| !matches!(&**message, Message::Sealed { to, .. } | Message::Report { to, .. } if *to == index),
+    );
 }
 
 /// As it is read again: all that is skipped when it is written is gone.

@@ -167,8 +167,7 @@ pub fn sealed(cluster: &Cluster, world: &mut World, server: usize, from: usize, 
     }
     let kept = held.seal.clone();
     let answer = held.seal.admit(term).map(|_| held.report(cluster));
-    let answered =
-        Message::Sealed { to: from, from: server, run: held.run(server), term: term.clone(), asked, answer };
+    let answered = Message::Sealed { to: from, from: server, run: held.run(server), term: term.clone(), asked, answer };
     if dies && cluster.off == Off::P11SavedFirst {
         held.seal = kept;
         world.post(cluster, answered);
@@ -343,9 +342,8 @@ fn stop(world: &mut World, server: usize, forced: bool) {
 }
 
 fn start(cluster: &Cluster, held: &mut Srv, version: u8) {
-    let adopts = |instance: &Instance| {
-        instance.version == version && (!instance.stopping || cluster.off == Off::P9bMarked)
-    };
+    let adopts =
+        |instance: &Instance| instance.version == version && (!instance.stopping || cluster.off == Off::P9bMarked);
     if !held.instances.iter().any(adopts) {
         held.instances.push(Instance { version, stopping: false, healthy: false, orphans: 0 });
     }
