@@ -2,4 +2,5 @@
 
 mod cli;
 mod programs;
+mod router;
 mod traffic;
