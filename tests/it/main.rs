@@ -3,4 +3,5 @@
 mod app_server;
 mod cli;
 mod programs;
+mod router;
 mod traffic;
