@@ -22,11 +22,13 @@ use crate::programs::ports::Ports;
 use crate::programs::probe;
 use crate::programs::shelf::Rooms;
 use crate::programs::surroundings::Surroundings;
-use crate::programs::{launch, stop};
+use crate::programs::{launch, output, stop};
 use crate::store::Store;
 
 /// Grace for an instance whose manifest is not known any more.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two looks at what instances have written.
+const HOUSE_EVERY: Duration = Duration::from_secs(10);
 
 /// The real hands. Cheap to clone; all clones share what they hold.
 #[derive(Clone)]
@@ -59,6 +61,20 @@ impl Machine {
 
     pub fn around(&self) -> &Surroundings {
         &self.inner.around
+    }
+
+    /// Keeps what instances write within its bounds, again and again.
+    pub async fn keep_house(self) {
+        loop {
+            tokio::time::sleep(HOUSE_EVERY).await;
+            let (around, held) =
+                (self.inner.around.clone(), self.inner.held.borrow().values().cloned().collect::<Vec<_>>());
+            let records: Vec<_> = held.iter().map(|instance| instance.record().clone()).collect();
+            let tidying = tokio::task::spawn_blocking(move || tidy_logs(&around, &records)).await;
+            if let Err(error) = tidying {
+                tracing::error!(%error, "rotating logs ended");
+            }
+        }
     }
 
     /// Ends the processes that carry an instance's name of this node and that no record knows.
@@ -113,7 +129,8 @@ impl Inner {
             // Looked at before the first probe of this run opens a connection of its own.
             Some(instance) => {
                 let port = instance.record().port;
-                let orphans = Orphans::at_boot(port).map_err(|error| format!("cannot count its connections: {error}"))?;
+                let orphans =
+                    Orphans::at_boot(port).map_err(|error| format!("cannot count its connections: {error}"))?;
                 (instance, Some(orphans))
             }
             None => (self.launch(&manifest, &release, &keeper).await?, None),
@@ -130,12 +147,7 @@ impl Inner {
         Ok(Up { addr, life: Rc::new(Living { instance, health, orphans: RefCell::new(orphans) }) })
     }
 
-    async fn launch(
-        &self,
-        manifest: &Manifest,
-        release: &Release,
-        keeper: &Keeper,
-    ) -> Result<Arc<Instance>, String> {
+    async fn launch(&self, manifest: &Manifest, release: &Release, keeper: &Keeper) -> Result<Arc<Instance>, String> {
         let told = |error: &dyn std::fmt::Display| error.to_string();
         let none = || format!("release {} of {} is not unpacked here", release.version, manifest.name);
         let dir = self.rooms.path(&manifest.name, release.sha256).ok_or_else(none)?;
@@ -196,6 +208,17 @@ impl Inner {
 
     fn log(&self, record: &InstanceRecord) -> PathBuf {
         self.around.log(&record.program, &record.name)
+    }
+}
+
+fn tidy_logs(around: &Surroundings, living: &[InstanceRecord]) {
+    for record in living {
+        if let Err(error) = output::rotate(&around.log(&record.program, &record.name), &output::LIMITS) {
+            tracing::warn!(instance = record.name, %error, "cannot rotate a log");
+        }
+        let same = living.iter().filter(|other| other.program == record.program);
+        let names: Vec<String> = same.map(|other| other.name.clone()).collect();
+        output::sweep(&around.logs(&record.program), &names, &output::LIMITS);
     }
 }
 

@@ -3,8 +3,6 @@
 
 mod messages;
 mod prepare;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -13,10 +11,12 @@ use std::time::Duration;
 use actix::prelude::*;
 use futures_util::future::join_all;
 
-pub use messages::{Ask, Beat, Renewed, Stop};
+pub use messages::{Ask, Beat, Renewed};
+
 pub use prepare::{Preparer, Preparing};
 
 use super::hands::Keeper;
+pub use super::program::Stop;
 use super::program::{Program, Tell};
 use super::records::{self, Kept};
 use super::shared::Shared;
@@ -82,7 +82,10 @@ impl Server {
     }
 
     /// Makes the promise, on disk before anything is said or obeyed under it.
-    fn promise(&self, term: &crate::domain::names::Term) -> Result<Result<(), crate::domain::placement::Refusal>, Problem> {
+    fn promise(
+        &self,
+        term: &crate::domain::names::Term,
+    ) -> Result<Result<(), crate::domain::placement::Refusal>, Problem> {
         let mut seal = self.shared.seal.borrow().clone();
         match seal.admit(term) {
             Err(refusal) => return Ok(Err(refusal)),

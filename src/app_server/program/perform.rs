@@ -40,7 +40,7 @@ impl Program {
     fn open_gate(&mut self, generation: Generation) {
         self.quiesced_at = None;
         self.slot.admission().gate.open(generation);
-        self.shared.nudge.notify_one();
+        self.shared.nudge();
     }
 
     /// A closed gate refuses with the placement's present generation.
@@ -54,7 +54,8 @@ impl Program {
 
     pub(super) fn stop_instances(&mut self, ctx: &mut Context<Self>) {
         self.supervised.forget();
-        (self.up, self.healthy, self.orphans) = (None, false, Orphans::default());
+        (self.up, self.orphans) = (None, Orphans::default());
+        self.set_healthy(false);
         let number = self.work.give_up();
         let stopping = self.shared.hands.stop(self.keeper.clone());
         self.work(number, stopping, ctx, |program, stopped, ctx| match stopped {
@@ -75,7 +76,9 @@ impl Program {
         let number = self.work.give_up();
         let manifest = match records::manifest(&self.shared.store, &self.placement.program, &release) {
             Ok(Some(manifest)) => Arc::new(manifest),
-            Ok(None) => return self.start_later_failed(format!("release {} is not on this server", release.version), ctx),
+            Ok(None) => {
+                return self.start_later_failed(format!("release {} is not on this server", release.version), ctx);
+            }
             Err(error) => return self.start_later_failed(format!("its manifest cannot be read: {error}"), ctx),
         };
         let starting = self.shared.hands.start(manifest.clone(), release.clone(), self.keeper.clone());
@@ -121,7 +124,7 @@ impl Program {
         match started.and_then(|up| self.install(up, release, manifest, ctx)) {
             Ok(()) => {
                 self.event(Event::Started, ctx);
-                self.shared.nudge.notify_one();
+                self.shared.nudge();
             }
             Err(why) => self.start_failed(why, ctx),
         }
@@ -170,7 +173,8 @@ impl Program {
         let drain = manifest.upgrade.drain_timeout.as_millis() as u64;
         self.orphans = Orphans { count: up.life.orphans(), until: self.shared.clock.now() + drain };
         self.supervise(key, &up, &manifest, ctx);
-        (self.up, self.healthy, self.manifest) = (Some(up), true, Some(manifest));
+        (self.up, self.manifest) = (Some(up), Some(manifest));
+        self.set_healthy(true);
         Ok(())
     }
 
@@ -214,7 +218,7 @@ impl Program {
             }
             None if report.failure.is_some() => self.tell_failed(),
             // It opened: the next heartbeat says so, and it goes at once.
-            None => self.shared.nudge.notify_one(),
+            None => self.shared.nudge(),
         }
     }
 
