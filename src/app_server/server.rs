@@ -3,6 +3,8 @@
 
 mod messages;
 mod prepare;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;

@@ -18,6 +18,7 @@ use crate::domain::manifest;
 use crate::domain::names::{NodeName, OperationId, ProgramName, Release, Revision, Sha256, Term};
 use crate::domain::placement::{Command, Desired, Ended, Operation, Order, Outcome, Phase, Refusal, Stamp};
 use crate::link::identity::Identity;
+use crate::link::outbox::Post;
 use crate::store::{Options, Store, Tree};
 use crate::wire::messages::{HeldManifest, Obeyed};
 use crate::wire::problem::Problem;
@@ -32,6 +33,9 @@ struct Puppet {
     stops: Cell<usize>,
     may_stop: Rc<Notify>,
     holds_stops: Cell<bool>,
+    /// So many starts wait until they may end.
+    held_starts: Cell<usize>,
+    may_start: Rc<Notify>,
     dies: Rc<Notify>,
     orphans: Rc<Cell<u64>>,
 }
@@ -65,7 +69,14 @@ impl Hands for Puppet {
         let ends = self.starts.borrow_mut().pop_front().unwrap_or(Ok(()));
         let life = Rc::new(PuppetLife { dies: self.dies.clone(), orphans: self.orphans.clone() });
         let up = Up { addr: "127.0.0.1:1".parse().unwrap(), life };
-        Box::pin(std::future::ready(ends.map(|()| up)))
+        let (held, may_start) = (self.held_starts.get(), self.may_start.clone());
+        self.held_starts.set(held.saturating_sub(1));
+        Box::pin(async move {
+            if held > 0 {
+                may_start.notified().await;
+            }
+            ends.map(|()| up)
+        })
     }
 
     fn stop(&self, _: Keeper) -> LocalBoxFuture<'static, Result<(), String>> {
@@ -84,8 +95,25 @@ impl Hands for Puppet {
     }
 }
 
+/// Takes hints in the outbox's place.
+#[derive(Default)]
+struct Recorder(Rc<RefCell<Vec<Post>>>);
+
+impl Actor for Recorder {
+    type Context = Context<Self>;
+}
+
+impl Handler<Post> for Recorder {
+    type Result = ();
+
+    fn handle(&mut self, post: Post, _: &mut Context<Self>) {
+        self.0.borrow_mut().push(post);
+    }
+}
+
 struct Stage {
     _dir: tempfile::TempDir,
+    hints: Rc<RefCell<Vec<Post>>>,
     shared: Rc<Shared>,
     puppet: Rc<Puppet>,
 }
@@ -113,7 +141,7 @@ fn settings(dir: &Path) -> Settings {
         labels: Default::default(),
         cores: 1,
         workers: 1,
-        management: Vec::new(),
+        management: vec!["http://127.0.0.1:1".to_owned()],
         heartbeat: Duration::from_secs(1),
         lease: Duration::from_secs(60),
         boot_wait: Duration::from_millis(200),
@@ -139,7 +167,7 @@ impl Stage {
             let held = HeldManifest { release: release(version), manifest };
             records::save_manifest(&store, &shop(), &held).unwrap();
         }
-        let puppet = Rc::new(Puppet::default());
+        let (puppet, hints) = (Rc::new(Puppet::default()), Rc::<RefCell<Vec<Post>>>::default());
         let shared = Shared {
             identity: Identity::begin(name),
             store,
@@ -149,10 +177,10 @@ impl Stage {
             hands: puppet.clone(),
             seal: Default::default(),
             clock: Clock::begin(),
-            outbox: None,
+            outbox: Some(Recorder(hints.clone()).start().recipient()),
             nudge: watch::channel(()).0,
         };
-        Self { _dir: dir, shared: Rc::new(shared), puppet }
+        Self { _dir: dir, hints, shared: Rc::new(shared), puppet }
     }
 
     fn begin(&self, placement: Placement) -> Addr<Program> {
@@ -173,6 +201,12 @@ impl Stage {
     fn upgrade(&self, operation: &str, expected: u64, version: &str) -> Command {
         let desired = Desired { release: Some(release(version)), stamp: Stamp { term: term(), revision: Revision(1) } };
         self.command(operation, expected, Order::Upgrade { to: release(version), desired, force: false })
+    }
+
+    /// Whether a hint of this type was sent.
+    fn told(&self, kind: &str) -> bool {
+        let says = |post: &Post| String::from_utf8_lossy(&post.0.bytes).contains(&format!("\"type\":\"{kind}\""));
+        self.hints.borrow().iter().any(says)
     }
 
     fn kept(&self) -> Placement {
@@ -275,12 +309,19 @@ async fn a_full_mailbox_is_told_to_the_sender_and_nothing_is_lost_of_what_was_ta
 async fn a_drained_gate_is_noticed_although_the_mailbox_is_full() {
     let stage = Stage::new();
     let program = stage.opened().await;
-    let slot = stage.shared.claims.slot("shop").unwrap();
-    let claim = slot.claim().unwrap();
+    let claim = stage.shared.claims.slot("shop").unwrap().claim().unwrap();
     obey(&program, stage.command("o1", 2, Order::Quiesce { leased: true })).await.unwrap();
     let early = obey(&program, stage.upgrade("o1", 3, "2.0")).await.unwrap();
     assert_eq!(early.refusal, Some(Refusal::NotDrained { active: 1, orphans: 0 }));
+    assert!(!stage.told("drained"));
+    while program.try_send(Heard::KeptClosed).is_ok() {}
     drop(claim);
+    let began = Instant::now();
+    while !stage.told("drained") {
+        assert!(began.elapsed() < DEADLINE);
+        tokio::task::yield_now().await;
+    }
+    assert!(began.elapsed() < TICK, "at once, and not by looking again");
     let done = obey(&program, stage.upgrade("o1", 3, "2.0")).await.unwrap();
     assert_eq!(done.refusal, None);
 }
@@ -408,7 +449,7 @@ async fn a_lower_term_than_the_one_promised_is_refused_even_after_it_was_let_thr
 }
 
 #[actix_rt::test]
-async fn a_stop_gives_up_a_start_that_is_under_way() {
+async fn one_operation_is_under_way_at_a_time() {
     let stage = Stage::new();
     let program = stage.opened().await;
     stage.puppet.holds_stops.set(true);
@@ -418,5 +459,39 @@ async fn a_stop_gives_up_a_start_that_is_under_way() {
     let other = obey(&program, stage.command("o2", 4, Order::Quiesce { leased: true })).await.unwrap();
     assert!(matches!(other.refusal, Some(Refusal::Busy { .. })));
     stage.puppet.may_stop.notify_one();
+    until(&program, |report| report.state == State::Open).await;
+}
+
+#[actix_rt::test]
+async fn a_start_that_was_given_up_is_not_heard_of() {
+    let stage = Stage::new();
+    stage.puppet.held_starts.set(1);
+    let program = stage.begin(open_at(5));
+    let closed = program.send(Tell).await.unwrap();
+    assert_eq!((closed.state, closed.healthy), (State::Closed, false));
+    obey(&program, stage.command("o1", 6, Order::Quiesce { leased: true })).await.unwrap();
+    obey(&program, stage.upgrade("o1", 7, "2.0")).await.unwrap();
+    until(&program, |report| report.state == State::Open).await;
+    let key = || stage.shared.claims.slot("shop").unwrap().admission().target.as_ref().map(|target| target.key);
+    let before = key();
+    stage.puppet.may_start.notify_one();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(key(), before);
+    assert_eq!(program.send(Tell).await.unwrap().release, Some(release("2.0")));
+}
+
+#[actix_rt::test]
+async fn a_quiesce_before_the_instance_is_up_does_not_keep_the_placement_closed() {
+    let stage = Stage::new();
+    stage.puppet.held_starts.set(1);
+    let program = stage.begin(open_at(5));
+    obey(&program, stage.command("o1", 6, Order::Quiesce { leased: true })).await.unwrap();
+    stage.puppet.may_start.notify_one();
+    until(&program, |report| report.healthy).await;
+    let back = obey(&program, stage.command("o1", 6, Order::Reopen)).await.unwrap();
+    assert_eq!(back.report.state, State::Closed);
+    obey(&program, stage.command("o2", 8, Order::Open)).await.unwrap();
     until(&program, |report| report.state == State::Open).await;
 }
