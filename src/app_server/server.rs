@@ -13,10 +13,12 @@ use std::time::Duration;
 use actix::prelude::*;
 use futures_util::future::join_all;
 
-pub use messages::{Ask, Beat, Renewed, Stop};
+pub use messages::{Ask, Beat, Renewed};
+
 pub use prepare::{Preparer, Preparing};
 
 use super::hands::Keeper;
+pub use super::program::Stop;
 use super::program::{Program, Tell};
 use super::records::{self, Kept};
 use super::shared::Shared;
