@@ -1,5 +1,6 @@
 //! neap upgrades one program on a cluster while everything else, and everyone, goes on.
 
+pub mod app_server;
 pub mod cli;
 pub mod config;
 pub mod domain;

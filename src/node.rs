@@ -111,6 +111,17 @@ fn management_settings(config: &Config) -> management::Settings {
         body_limit: limits.body_size as usize,
         release_limit: limits.release_size,
         connections: limits.connections,
+        bounds: management::Bounds {
+            nodes: limits.nodes,
+            programs: limits.programs,
+            releases_kept: limits.releases_kept,
+            events: limits.events_kept,
+            ripples: limits.ripples_kept,
+            failures: limits.failures_named,
+            page: limits.page_size,
+            mailbox: limits.mailbox,
+            router_wait: limits.router_wait,
+        },
     }
 }
 

@@ -68,6 +68,10 @@ impl Claims {
         self.slots.load().get(program).cloned()
     }
 
+    pub fn all(&self) -> Vec<Arc<Slot>> {
+        self.slots.load().values().cloned().collect()
+    }
+
     /// The slot of a program, made closed and empty where there is none.
     pub fn open_slot(&self, program: &ProgramName) -> Arc<Slot> {
         let made = Arc::new(Slot::new(program.clone()));

@@ -113,9 +113,10 @@ impl Inner {
             // Looked at before the first probe of this run opens a connection of its own.
             Some(instance) => {
                 let port = instance.record().port;
-                (instance, Orphans::at_boot(port).map_err(|error| format!("cannot count its connections: {error}"))?)
+                let orphans = Orphans::at_boot(port).map_err(|error| format!("cannot count its connections: {error}"))?;
+                (instance, Some(orphans))
             }
-            None => self.launch(&manifest, &release, &keeper).await?,
+            None => (self.launch(&manifest, &release, &keeper).await?, None),
         };
         let log = self.log(instance.record());
         let adopted = instance.is_adopted();
@@ -134,7 +135,7 @@ impl Inner {
         manifest: &Manifest,
         release: &Release,
         keeper: &Keeper,
-    ) -> Result<(Arc<Instance>, Orphans), String> {
+    ) -> Result<Arc<Instance>, String> {
         let told = |error: &dyn std::fmt::Display| error.to_string();
         let none = || format!("release {} of {} is not unpacked here", release.version, manifest.name);
         let dir = self.rooms.path(&manifest.name, release.sha256).ok_or_else(none)?;
@@ -145,9 +146,8 @@ impl Inner {
         // The launcher waits for the word until its record is on disk (protocol P9a).
         keeper.add(waiting.record()).map_err(|error| format!("its record cannot be saved: {error}"))?;
         let instance = waiting.go().await.map_err(|error| told(&error))?;
-        let orphans = Orphans::none(instance.record().port);
         self.held.borrow_mut().insert(name, instance.clone());
-        Ok((instance, orphans))
+        Ok(instance)
     }
 
     fn find(&self, record: &InstanceRecord) -> Option<Arc<Instance>> {
@@ -210,7 +210,8 @@ pub fn with_lines(failure: &str, lines: &[String]) -> String {
 struct Living {
     instance: Arc<Instance>,
     health: Health,
-    orphans: RefCell<Orphans>,
+    /// `None`: it was started by this run of the node.
+    orphans: RefCell<Option<Orphans>>,
 }
 
 impl Life for Living {
@@ -225,7 +226,8 @@ impl Life for Living {
     }
 
     fn orphans(&self) -> u64 {
-        match self.orphans.borrow_mut().remaining() {
+        let mut orphans = self.orphans.borrow_mut();
+        match orphans.as_mut().map_or(Ok(0), Orphans::remaining) {
             Ok(left) => left as u64,
             Err(error) => {
                 // What cannot be seen may be there.

@@ -10,7 +10,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, Limited, StreamBody};
 use hyper::body::Frame;
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -23,7 +23,7 @@ use super::address::Address;
 use super::failure::Failure;
 use crate::domain::duration;
 use crate::wire::page::Page;
-use crate::wire::problem::Problem;
+use crate::wire::problem::{PROBLEM_JSON, Problem};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,6 +43,13 @@ const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 type Query<'a> = &'a [(&'a str, &'a str)];
+
+struct Answer {
+    status: StatusCode,
+    /// Says of itself that it is a problem.
+    problem: bool,
+    body: Bytes,
+}
 
 /// Management, as a command reaches it.
 pub struct Client {
@@ -150,7 +157,8 @@ impl Client {
             .method(method)
             .uri(target)
             .header(HOST, self.address.authority())
-            .header(ACCEPT, "application/json");
+            .header(ACCEPT, "application/json")
+            .header(USER_AGENT, user_agent());
         if repeatable {
             request = request.header("Idempotency-Key", ulid::Ulid::new().to_string());
         }
@@ -160,18 +168,18 @@ impl Client {
         Ok(request)
     }
 
-    /// Sends, and reads the answer; an answer of 400 and above is a problem.
+    /// Sends, and reads the answer; one of 400 and above is a problem, and so is one that says it is.
     async fn send(&self, request: Request<Body>, longest: Duration) -> Result<(StatusCode, Bytes), Failure> {
         let limit = self.time_left().map_or(longest, |left| left.min(longest));
         let answer = tokio::time::timeout(limit, self.exchange(request)).await;
-        let (status, body) = answer.unwrap_or_else(|_| Err(self.ran_out(limit, longest)))?;
-        if status.is_success() {
+        let Answer { status, problem, body } = answer.unwrap_or_else(|_| Err(self.ran_out(limit, longest)))?;
+        if status.is_success() && !problem {
             return Ok((status, body));
         }
         Err(Problem::read(status.as_u16(), &body).into())
     }
 
-    async fn exchange(&self, request: Request<Body>) -> Result<(StatusCode, Bytes), Failure> {
+    async fn exchange(&self, request: Request<Body>) -> Result<Answer, Failure> {
         let connecting = TcpStream::connect((self.address.host(), self.address.port()));
         let stream = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(stream) => stream.map_err(|error| self.unreachable(&error.to_string()))?,
@@ -183,8 +191,10 @@ impl Client {
         let exchange = async {
             let answer = sender.send_request(request).await.map_err(|error| lost(&error))?;
             let status = answer.status();
+            let kind = answer.headers().get(CONTENT_TYPE);
+            let problem = kind.is_some_and(|kind| kind.as_bytes().starts_with(PROBLEM_JSON.as_bytes()));
             let body = Limited::new(answer.into_body(), ANSWER_LIMIT).collect().await.map_err(|error| lost(&error))?;
-            Ok((status, body.to_bytes()))
+            Ok(Answer { status, problem, body: body.to_bytes() })
         };
         let result = exchange.await;
         driver.abort();
@@ -222,6 +232,12 @@ impl Client {
             self.address
         ))
     }
+}
+
+/// Who asks, as far as this machine knows; management shows it with what was asked.
+fn user_agent() -> String {
+    let user = std::env::var("USER").ok().filter(|user| user.bytes().all(|byte| byte.is_ascii_graphic()));
+    format!("neap/{}{}", env!("CARGO_PKG_VERSION"), user.map(|user| format!(" ({user})")).unwrap_or_default())
 }
 
 fn nothing() -> Body {

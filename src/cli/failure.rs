@@ -65,6 +65,8 @@ impl Failure {
                 Some(format!("error: {said}"))
             }
             Self::NotBuilt(what) => Some(format!("error: {what} is not built yet")),
+            // "Nothing to do" comes as a problem, and is none.
+            Self::Refused(problem) if problem.code.exit() == EXIT_OK => Some(render(problem)),
             Self::Refused(problem) => Some(format!("error: {}", render(problem))),
             Self::Detached(said) => Some(said.clone()).filter(|said| !said.is_empty()),
             Self::Told(_) | Self::PipeClosed => None,
@@ -80,7 +82,7 @@ impl From<Problem> for Failure {
 
 /// A problem as a person reads it: what, where as line:column, and the cure.
 pub fn render(problem: &Problem) -> String {
-    let detail: &str = if problem.detail.is_empty() { &problem.title } else { &problem.detail };
+    let detail = if problem.detail.is_empty() { &*problem.title } else { &*problem.detail };
     let mut text = super::out::clean_block(detail);
     for fault in &problem.errors {
         let pointer = if fault.pointer.is_empty() { "/" } else { &fault.pointer };

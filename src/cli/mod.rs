@@ -7,6 +7,7 @@ mod config;
 mod deploy;
 mod events;
 mod failure;
+mod logs;
 mod node;
 mod out;
 mod program;
@@ -51,7 +52,7 @@ struct Cli {
 struct Global {
     /// Management's address
     #[arg(long, global = true, env = "NEAP_ADDRESS", value_name = "URL", default_value = "http://127.0.0.1:7400")]
-    address: Address,
+    address: String,
     /// A file that holds the token to show to management; or set NEAP_TOKEN to the token itself
     #[arg(long, global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -80,7 +81,7 @@ enum Command {
     Deploy(deploy::DeployArgs),
     /// Upgrades a program to another version, server by server, and loses no request
     Upgrade(upgrade::UpgradeArgs),
-    /// Ripples: list, show, watch, abort, and their receipts
+    /// Ripples: list, show, watch, pause, resume, abort, and their receipts
     #[command(subcommand)]
     Ripple(ripple::RippleCommand),
     /// Shows servers × programs, and every ripple under way
@@ -192,7 +193,9 @@ impl Global {
     }
 
     fn client(&self) -> Result<Client, Failure> {
-        Ok(Client::new(self.address.clone(), self.token()?, self.timeout))
+        // Read here, so that an address that is wrong is in nobody's way who does not need it.
+        let address: Address = self.address.parse().map_err(Failure::Usage)?;
+        Ok(Client::new(address, self.token()?, self.timeout))
     }
 
     fn token(&self) -> Result<Option<String>, Failure> {

@@ -1,21 +1,17 @@
 //! Owns `neap program`: programs, their active requests and logs, restart and removal.
 //! Must not know how a program is run.
 
-use std::time::Duration;
-
 use clap::Subcommand;
 
 use super::Ctx;
 use super::failure::Failure;
+use super::logs::{self, Ask};
 use super::out::{self, Format, count, or_dash};
 use super::status::placement_line;
 use super::unbuilt::not_built;
 use super::upgrade::{self, Options, Wait};
 use crate::domain::names::{ProgramName, ServerName};
-use crate::wire::api::{ActiveRequests, Logs, ProgramView, RestartRequest, RippleOptions, RippleView, path};
-
-/// Between two looks at the logs that are followed.
-const POLL: Duration = Duration::from_millis(500);
+use crate::wire::api::{ActiveRequests, ProgramView, RestartRequest, RippleOptions, RippleView, path};
 
 #[derive(Subcommand, Debug)]
 pub enum ProgramCommand {
@@ -36,7 +32,7 @@ pub enum ProgramCommand {
         server: Option<ServerName>,
         /// The last so many lines of each server
         #[arg(short = 'n', long, value_name = "N", default_value = "100",
-              value_parser = clap::value_parser!(u32).range(1..=10_000))]
+              value_parser = clap::value_parser!(u32).range(1..=1_000))]
         lines: u32,
     },
     /// Restarts a program, server by server, and loses no request
@@ -65,7 +61,7 @@ impl ProgramCommand {
             Self::Requests { program } => requests(ctx, &program).await,
             Self::Logs { program, follow, server, lines } => {
                 let ask = Ask { program, server, lines };
-                if follow { follow_logs(ctx, &ask).await } else { print_logs(ctx, &ask.get(ctx, None).await?, true) }
+                if follow { logs::follow(ctx, &ask).await } else { logs::print(ctx, &ask).await }
             }
             Self::Restart { program, options, wait } => restart(ctx, &program, &options, &wait).await,
             Self::Rm { program, wait } => remove(ctx, &program, &wait).await,
@@ -74,7 +70,8 @@ impl ProgramCommand {
     }
 }
 
-fn at(pattern: &str, program: &ProgramName) -> String {
+/// A path with a program in it.
+pub fn at(pattern: &str, program: &ProgramName) -> String {
     pattern.replace("{program}", program.as_str())
 }
 
@@ -154,66 +151,11 @@ async fn requests(ctx: &Ctx, program: &ProgramName) -> Result<(), Failure> {
     Ok(())
 }
 
-fn tell_unanswered(ctx: &Ctx, servers: &[ServerName]) {
+/// Says whose part is missing.
+pub fn tell_unanswered(ctx: &Ctx, servers: &[ServerName]) {
     if !servers.is_empty() {
         let names: Vec<String> = servers.iter().map(ToString::to_string).collect();
         ctx.out.say(&format!("{} did not answer: {}", count(servers.len(), "server"), names.join(", ")));
-    }
-}
-
-/// What of the logs is asked for.
-struct Ask {
-    program: ProgramName,
-    server: Option<ServerName>,
-    lines: u32,
-}
-
-impl Ask {
-    async fn get(&self, ctx: &Ctx, cursor: Option<&str>) -> Result<Logs, Failure> {
-        let lines = self.lines.to_string();
-        let mut query = vec![("lines", lines.as_str())];
-        query.extend(self.server.as_ref().map(|server| ("server", server.as_str())));
-        query.extend(cursor.map(|cursor| ("cursor", cursor)));
-        ctx.client.get(&at(path::PROGRAM_LOGS, &self.program), &query).await
-    }
-}
-
-fn print_logs(ctx: &Ctx, logs: &Logs, whole: bool) -> Result<(), Failure> {
-    match ctx.out.format {
-        Format::Json if whole => ctx.out.json(logs)?,
-        Format::Json | Format::Ndjson => logs.items.iter().try_for_each(|line| ctx.out.json(line))?,
-        Format::Table => logs.items.iter().try_for_each(|line| {
-            let version = line.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
-            ctx.out.text(&format!("{}{version} | {}", line.server, out::clean(&line.line)))
-        })?,
-    }
-    tell_unanswered(ctx, &logs.unanswered);
-    Ok(())
-}
-
-async fn follow_logs(ctx: &Ctx, ask: &Ask) -> Result<(), Failure> {
-    let following = async {
-        let mut cursor: Option<String> = None;
-        loop {
-            let logs = ask.get(ctx, cursor.as_deref()).await?;
-            print_logs(ctx, &logs, false)?;
-            cursor = logs.next.or(cursor);
-            if cursor.is_none() && !logs.unanswered.is_empty() {
-                return Err(Failure::Failed("no server answered, so there is nothing to follow".to_owned()));
-            }
-            if cursor.is_none() {
-                return Err(Failure::NotBuilt("following logs, at this management,".to_owned()));
-            }
-            let left = ctx.client.time_left().unwrap_or(POLL);
-            if left.is_zero() {
-                return Err(Failure::TimedOut("--timeout ran out".to_owned()));
-            }
-            tokio::time::sleep(left.min(POLL)).await;
-        }
-    };
-    tokio::select! {
-        ended = following => ended,
-        _ = tokio::signal::ctrl_c() => Err(Failure::Detached(String::new())),
     }
 }
 

@@ -1,10 +1,17 @@
 //! Owns how a receipt reads. Must not know how it came about.
 
+use std::time::{Duration, Instant};
+
 use super::Ctx;
 use super::failure::Failure;
 use super::out::{self, Format, count, millis};
 use crate::domain::names::RippleId;
 use crate::wire::api::{Receipt, RippleView, path};
+
+/// Between two looks at a receipt that is not closed.
+const POLL: Duration = Duration::from_millis(100);
+/// Longest wait for a receipt to be closed.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The path of a ripple's receipt.
 pub fn receipt_path(id: &RippleId) -> String {
@@ -13,13 +20,26 @@ pub fn receipt_path(id: &RippleId) -> String {
 
 /// After a ripple that was watched: its receipt, in short. That there is none is said, and harms nothing.
 pub async fn sum_up(ctx: &Ctx, ripple: &RippleView) -> Result<(), Failure> {
-    match ctx.client.get::<Receipt>(&receipt_path(&ripple.id), &[]).await {
-        Ok(receipt) if ctx.out.format == Format::Table => ctx.out.text(&verdict(&receipt))?,
-        Ok(receipt) => ctx.out.say(&verdict(&receipt)),
-        Err(_) => ctx.out.say("its receipt is not to be had now"),
+    match closed(ctx, ripple).await {
+        Some(receipt) if ctx.out.format == Format::Table => ctx.out.text(&verdict(&receipt))?,
+        Some(receipt) => ctx.out.say(&verdict(&receipt)),
+        None => ctx.out.say("its receipt is not to be had now"),
     }
     ctx.out.say(&format!("the whole receipt: neap ripple receipt {}", ripple.id));
     Ok(())
+}
+
+/// The receipt when every ledger is read, which takes a moment after the ripple's end; or as it stands by then.
+async fn closed(ctx: &Ctx, ripple: &RippleView) -> Option<Receipt> {
+    let until = Instant::now() + ctx.client.time_left().unwrap_or(PATIENCE).min(PATIENCE);
+    loop {
+        let receipt = ctx.client.get::<Receipt>(&receipt_path(&ripple.id), &[]).await.ok();
+        let open = receipt.as_ref().is_some_and(|receipt| receipt.ended_at.is_none());
+        if !open || Instant::now() >= until {
+            return receipt;
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 /// Whether nothing was lost.

@@ -40,10 +40,10 @@ pub enum RippleCommand {
         #[arg(long)]
         exit_code: bool,
     },
-    #[command(hide = true)]
-    Pause(Id),
-    #[command(hide = true)]
-    Resume(Id),
+    /// Lets what it is doing now end, and starts no further step until it is resumed
+    Pause { id: RippleId },
+    /// Goes on with a ripple that was paused
+    Resume { id: RippleId },
     #[command(hide = true)]
     Promote(Id),
     #[command(hide = true)]
@@ -66,8 +66,8 @@ impl RippleCommand {
             }
             Self::Abort { id, detach } => abort(ctx, &id, detach).await,
             Self::Receipt { id, exit_code } => show_receipt(ctx, &id, exit_code).await,
-            Self::Pause(_) => not_built("neap ripple pause"),
-            Self::Resume(_) => not_built("neap ripple resume"),
+            Self::Pause { id } => steer(ctx, &id, "pause").await,
+            Self::Resume { id } => steer(ctx, &id, "resume").await,
             Self::Promote(_) => not_built("neap ripple promote"),
             Self::Undo(_) => not_built("neap ripple undo"),
         }
@@ -117,9 +117,18 @@ pub fn text(ripple: &RippleView) -> String {
     lines.join("\n")
 }
 
+async fn ask(ctx: &Ctx, id: &RippleId, action: &str) -> Result<RippleView, Failure> {
+    let at = path::RIPPLE_ACTION.replace("{id}", id.as_str()).replace("{action}", action);
+    ctx.client.post(&at, &[], &serde_json::json!({})).await
+}
+
+async fn steer(ctx: &Ctx, id: &RippleId, action: &str) -> Result<(), Failure> {
+    let ripple = ask(ctx, id, action).await?;
+    ctx.out.one(&ripple, text)
+}
+
 async fn abort(ctx: &Ctx, id: &RippleId, detach: bool) -> Result<(), Failure> {
-    let at = path::RIPPLE_ACTION.replace("{id}", id.as_str()).replace("{action}", "abort");
-    let mut ripple: RippleView = ctx.client.post(&at, &[], &serde_json::json!({})).await?;
+    let mut ripple = ask(ctx, id, "abort").await?;
     let watched = !ripple.state.ended() && !detach;
     if watched {
         ripple = watch::follow(ctx, id).await?;

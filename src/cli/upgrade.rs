@@ -99,7 +99,7 @@ pub async fn upgrade(ctx: &Ctx, mut request: UpgradeRequest, how: &How) -> Resul
     if how.plan {
         return show_plan(ctx, &plan, how.exit_code);
     }
-    if plan.steps.is_empty() {
+    if plan.steps.is_empty() && plan.skipped.is_empty() {
         return nothing_to_do(ctx, &plan);
     }
     if ask(ctx, &plan, &how.wait)? {
@@ -215,32 +215,34 @@ fn success_text(ripple: &RippleView) -> String {
 
 /// Why it ended otherwise: the reason, the exit status, the program's last lines, and what to do next.
 pub fn failure_text(ripple: &RippleView) -> String {
-    let mut text = format!("error: {}", watch::title(ripple));
-    if let Some(reason) = &ripple.reason {
-        text.push_str(&format!("\n  {}", out::clean(reason)));
-    }
-    for step in ripple.steps.iter().filter(|step| step.reason.is_some()) {
-        text.push_str(&format!("\n  {}", watch::step_line(step)));
+    let mut lines = vec![format!("error: {}", watch::title(ripple))];
+    // One reason often comes from more than one place; it is told once.
+    let mut told: Vec<String> = Vec::new();
+    let mut new = |reason: Option<&String>| {
+        let reason = out::clean(reason?);
+        let is_new = !told.iter().any(|earlier| earlier.contains(&reason));
+        is_new.then(|| told.push(reason.clone())).map(|()| reason)
+    };
+    lines.extend(new(ripple.reason.as_ref()).map(|reason| format!("  {reason}")));
+    for step in &ripple.steps {
+        lines.extend(new(step.reason.as_ref()).map(|reason| format!("  {}: {reason}", step.server)));
     }
     if let Some(failure) = &ripple.failure {
         let status = failure.exit_status.as_deref().map(|status| format!(" ({})", out::clean(status)));
-        text.push_str(&format!(
-            "\n  {} {} on {}: {}{}",
+        let reason = new(Some(&failure.reason)).map(|reason| format!(": {reason}"));
+        lines.push(format!(
+            "  {} {} failed on {}{}{}",
             ripple.program,
             failure.version,
             failure.server,
-            out::clean(&failure.reason),
-            status.unwrap_or_default()
+            reason.unwrap_or_default(),
+            status.unwrap_or_default(),
         ));
-        if failure.log.is_empty() {
-            text.push_str("\n  it wrote nothing");
-        } else {
-            text.push_str("\n  its last lines:");
-            failure.log.iter().for_each(|line| text.push_str(&format!("\n    {}", out::clean(line))));
-        }
+        lines.push(if failure.log.is_empty() { "  it wrote nothing" } else { "  its last lines:" }.to_owned());
+        lines.extend(failure.log.iter().map(|line| format!("    {}", out::clean(line))));
     }
-    text.push_str(&format!("\n  next: {}", next_command(ripple)));
-    text
+    lines.push(format!("  next: {}", next_command(ripple)));
+    lines.join("\n")
 }
 
 fn next_command(ripple: &RippleView) -> String {

@@ -171,7 +171,7 @@ pub fn title(ripple: &RippleView) -> String {
         (Some(from), None) => format!(" {from}"),
         (None, None) => String::new(),
     };
-    format!("{} {}{versions}: {}", ripple.kind, ripple.program, ripple.state)
+    format!("{} {}{versions}: {}", ripple.kind.as_str().replace('_', " "), ripple.program, ripple.state)
 }
 
 /// "server-1  upgraded  drain 1.2s, stop 12ms, start 80ms, probe 51ms".

@@ -90,23 +90,15 @@ pub struct ManagementLimits {
     pub body_size: u64,
     #[serde(deserialize_with = "size")]
     pub release_size: u64,
-    pub release_entries: usize,
-    #[serde(deserialize_with = "duration")]
-    pub push_timeout: Duration,
     pub releases_kept: usize,
     pub nodes: usize,
     pub programs: usize,
     pub events_kept: usize,
-    pub event_streams: usize,
     pub ripples_kept: usize,
     pub failures_named: usize,
     pub page_size: usize,
     #[serde(deserialize_with = "duration")]
     pub router_wait: Duration,
-    #[serde(deserialize_with = "duration")]
-    pub ask_interval: Duration,
-    #[serde(deserialize_with = "duration")]
-    pub stop_timeout: Duration,
     pub mailbox: usize,
 }
 

@@ -112,6 +112,11 @@ fn make(
     options: &RippleOptions,
 ) -> Result<Plan, Problem> {
     leads(control)?;
+    let (known, most) = (control.leader.list.programs.contains_key(program), control.bounds.programs);
+    if !known && control.leader.list.programs.len() >= most {
+        return Err(Problem::new(Code::TooManyRequests, format!("there are {most} programs already"))
+            .hint("remove one with `neap program rm`, or raise management.limits.programs"));
+    }
     let id = new_id();
     let planned = control.ripples.values().find(|record| record.plan.program == *program && record.ripple.is_none());
     let under_way = control.leader.under_way(program).map(|ripple| &ripple.plan.id);

@@ -2,7 +2,7 @@
 //! loaded, and what has to be saved. Decides nothing by itself: `Leader` does. Must not know actors or HTTP.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -17,10 +17,41 @@ use crate::store::StoreError;
 use crate::wire::api::EventView;
 use crate::wire::messages::{ListStamp, Load, NodeRole, Registration};
 
-/// Events kept in memory and shown.
-pub const EVENTS: usize = 1_000;
-/// Ripples that are over and kept, the oldest pruned.
-pub const HISTORY: usize = 500;
+/// How much management keeps at the most; see `[management.limits]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    pub nodes: usize,
+    pub programs: usize,
+    pub releases_kept: usize,
+    /// Events kept in memory and shown.
+    pub events: usize,
+    /// Ripples that are over and kept; the oldest is pruned.
+    pub ripples: usize,
+    /// Failures that a receipt names.
+    pub failures: usize,
+    /// Items of a list's page.
+    pub page: usize,
+    pub mailbox: usize,
+    /// How long a quiesce waits for routers to acknowledge the list before it; then they are known to be stale
+    /// (protocol P10).
+    pub router_wait: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            nodes: 1_000,
+            programs: 1_000,
+            releases_kept: 5,
+            events: 10_000,
+            ripples: 200,
+            failures: 100,
+            page: 500,
+            mailbox: 1_024,
+            router_wait: Duration::from_secs(2),
+        }
+    }
+}
 
 /// A node in one role, as it was last heard of.
 pub struct Node {
@@ -37,6 +68,7 @@ pub struct Node {
 /// Everything that management knows.
 pub struct Control {
     pub leader: Leader,
+    pub bounds: Bounds,
     pub nodes: BTreeMap<(NodeRole, NodeName), Node>,
     pub releases: BTreeMap<ProgramName, BTreeMap<Version, ReleaseRecord>>,
     pub ripples: BTreeMap<RippleId, RippleRecord>,
@@ -49,7 +81,7 @@ pub struct Control {
 
 impl Control {
     /// Loads the state and begins a leadership: a higher term, saved (protocol P6).
-    pub fn begin(name: &NodeName, mut disk: Disk) -> Result<Self, StoreError> {
+    pub fn begin(name: &NodeName, mut disk: Disk, bounds: Bounds) -> Result<Self, StoreError> {
         let loaded = disk.load()?;
         let term = Term { number: loaded.term + 1, management: name.clone() };
         let mut list = ServerList { programs: loaded.programs, cells: loaded.cells, ..ServerList::default() };
@@ -62,6 +94,7 @@ impl Control {
         let nodes = loaded.nodes.into_iter().map(Node::loaded).collect();
         let mut control = Self {
             leader,
+            bounds,
             nodes,
             releases: loaded.releases,
             ripples: loaded.ripples,
@@ -107,7 +140,7 @@ impl Control {
 
     fn prune(&mut self) {
         let over = |record: &RippleRecord| record.receipt.is_some();
-        while self.ripples.len() > HISTORY {
+        while self.ripples.len() > self.bounds.ripples {
             let oldest = self.ripples.iter().filter(|(_, record)| over(record)).min_by_key(|(_, r)| r.started_at);
             let Some(id) = oldest.map(|(id, _)| id.clone()) else { return };
             self.ripples.remove(&id);
@@ -174,7 +207,7 @@ impl Control {
     /// Keeps something that a person may want to know.
     pub fn event(&mut self, kind: &str, message: String, about: About<'_>) {
         tracing::info!(kind, "{message}");
-        if self.events.len() == EVENTS {
+        while self.events.len() >= self.bounds.events.max(1) {
             self.events.pop_front();
         }
         self.events.push_back(EventView {

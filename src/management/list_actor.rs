@@ -24,8 +24,6 @@ use crate::wire::problem::{Code, Problem};
 const TICK: Duration = Duration::from_millis(100);
 /// Rounds of decisions on one event, so that one move's consequences do not wait for the next tick.
 const ROUNDS: usize = 3;
-/// Messages that the actor keeps waiting; more are refused, and come again.
-pub const MAILBOX: usize = 1_024;
 
 pub struct ListActor {
     pub(super) control: Control,
@@ -253,7 +251,7 @@ impl Actor for ListActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        ctx.set_mailbox_capacity(MAILBOX);
+        ctx.set_mailbox_capacity(self.control.bounds.mailbox);
         ctx.run_interval(TICK, Self::tick);
         self.turn(ctx);
     }
@@ -304,5 +302,18 @@ impl<R: Send + 'static> Handler<Look<R>> for ListActor {
 
     fn handle(&mut self, message: Look<R>, _: &mut Context<Self>) -> Self::Result {
         MessageResult((message.0)(&self.control))
+    }
+}
+
+/// Stops the actor; what is saved goes on when it is started again.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Stop;
+
+impl Handler<Stop> for ListActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
+        ctx.stop();
     }
 }

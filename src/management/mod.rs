@@ -17,6 +17,9 @@ mod views;
 
 mod metrics;
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -27,6 +30,8 @@ use actix_web::dev::ServerHandle;
 use actix_web::middleware::DefaultHeaders;
 use actix_web::web::Data;
 use actix_web::{App, HttpServer, web};
+
+pub use control::Bounds;
 
 use crate::link::answer::{json_config, not_found, payload_config};
 use crate::link::client::Client;
@@ -48,6 +53,7 @@ pub struct Settings {
     pub body_limit: usize,
     pub release_limit: u64,
     pub connections: usize,
+    pub bounds: Bounds,
 }
 
 /// A management that runs.
@@ -80,11 +86,18 @@ pub async fn start(
     let listen = listener.local_addr()?;
     let shelf = Shelf::open(settings.data_dir.join("releases")).map_err(io::Error::other)?;
     let disk = records::Disk::new(store);
-    let control = control::Control::begin(&identity.name, disk).map_err(io::Error::other)?;
+    let control = control::Control::begin(&identity.name, disk, settings.bounds).map_err(io::Error::other)?;
     let arbiter = Arbiter::new();
     let actor = list_actor::ListActor::new(control, identity.clone(), client.clone(), settings.down_after);
     let list = list_actor::ListActor::start_in_arbiter(&arbiter.handle(), move |_| actor);
-    let desk = api::Desk { list, shelf, client, identity, release_limit: settings.release_limit };
+    let desk = api::Desk {
+        list,
+        shelf,
+        client,
+        identity,
+        release_limit: settings.release_limit,
+        page_limit: settings.bounds.page,
+    };
     let guard = Guard::new(listen, secret).open("/healthz").open("/readyz");
     let guard = settings.hosts.iter().fold(guard, |guard, host| guard.host(host));
     let server = HttpServer::new(move || {

@@ -26,7 +26,7 @@ impl Handler<FromNode> for ListActor {
         let Envelope { from, run, body, .. } = envelope;
         let answer = match body {
             ToManagement::Register(registration) => {
-                register(&mut self.control, &from, &run, *registration);
+                register(&mut self.control, &from, &run, *registration)?;
                 json(&Welcome {
                     management: self.identity.name.clone(),
                     run: self.identity.run.clone(),
@@ -48,14 +48,20 @@ fn json<T: serde::Serialize>(value: &T) -> Result<serde_json::Value, Problem> {
     serde_json::to_value(value).map_err(|error| Problem::new(Code::Internal, error.to_string()))
 }
 
-fn register(control: &mut Control, name: &NodeName, run: &RunId, registration: Registration) {
+fn register(control: &mut Control, name: &NodeName, run: &RunId, registration: Registration) -> Result<(), Problem> {
     let known = control.nodes.get(&(registration.role, name.clone())).and_then(|node| node.run.clone());
     let role = registration.role;
+    if !control.nodes.contains_key(&(role, name.clone())) && control.nodes.len() >= control.bounds.nodes {
+        let most = control.bounds.nodes;
+        return Err(Problem::new(Code::TooManyRequests, format!("{most} nodes have registered already"))
+            .hint("remove nodes that are gone, or raise management.limits.nodes"));
+    }
     control.register(name, run, registration);
     if known.as_ref() != Some(run) {
         let message = format!("{name} registered as {role}");
         control.event("node_registered", message, About { node: Some(name), ..About::default() });
     }
+    Ok(())
 }
 
 fn beat(control: &mut Control, name: &NodeName, run: &RunId, heartbeat: Heartbeat) -> Renewals {

@@ -10,13 +10,10 @@ use crate::domain::names::{NodeName, RippleId, ServerName, Version};
 use crate::wire::api;
 use crate::wire::messages::NodeRole;
 
-/// Failures that a receipt names.
-const NAMED: usize = 100;
-
 /// The ripple is over and the ledgers are read: the receipt is made, and kept.
 pub fn close(control: &mut Control, id: &RippleId, after: Vec<NodeCut>) {
     let Some(record) = control.ripples.get(id) else { return };
-    let receipt = make(record, &after);
+    let receipt = make(record, &after, control.bounds.failures);
     if let Some(record) = control.ripples.get_mut(id) {
         record.receipt = Some(receipt);
         // The cuts are in the receipt now.
@@ -25,13 +22,16 @@ pub fn close(control: &mut Control, id: &RippleId, after: Vec<NodeCut>) {
 }
 
 /// The account of a ripple between the cuts before it and these.
-pub fn make(record: &RippleRecord, after: &[NodeCut]) -> api::Receipt {
+pub fn make(record: &RippleRecord, after: &[NodeCut], named: usize) -> api::Receipt {
     let touched: Vec<&ServerName> = record.plan.steps.iter().map(|step| &step.server).collect();
     let pairs = pairs(&record.before, after);
     let mut receipt = empty(record);
     for pair in &pairs {
         match pair.role {
-            NodeRole::AppServer => add_server(&mut receipt, record, pair, touched.contains(&pair.node)),
+            NodeRole::AppServer => {
+                add_server(&mut receipt, record, pair, touched.contains(&pair.node));
+                name_failures(&mut receipt, record, pair, named);
+            }
             _ => add_router(&mut receipt, record, pair),
         }
     }
@@ -90,8 +90,11 @@ fn add_server(receipt: &mut api::Receipt, record: &RippleRecord, pair: &Pair<'_>
             add_neighbour(receipt, &account, pair.node);
         }
     }
+}
+
+fn name_failures(receipt: &mut api::Receipt, record: &RippleRecord, pair: &Pair<'_>, named: usize) {
     let of_program = pair.new_failures().filter(|failure| failure.program == record.plan.program);
-    for failure in of_program.take(NAMED.saturating_sub(receipt.failures.len())) {
+    for failure in of_program.take(named.saturating_sub(receipt.failures.len())) {
         receipt.failures.push(api::Failure {
             request_id: failure.request_id.clone(),
             server: pair.node.clone(),

@@ -9,10 +9,6 @@ use super::control::Control;
 use crate::domain::names::{NodeName, OperationId};
 use crate::wire::messages::{Held, ListStamp, NodeRole, RouterList, RouterPlacement, RouterProgram, RouterServer};
 
-/// How long a quiesce waits for routers to acknowledge the list before it; then they are known to be stale
-/// (protocol P10).
-pub const TOLD_WITHIN: Duration = Duration::from_secs(2);
-
 /// How often routers hear of load alone; all else they hear of at once.
 const LOAD_EVERY: Duration = Duration::from_secs(1);
 
@@ -111,7 +107,7 @@ impl Routers {
             .collect();
         match behind.is_empty() {
             true => Told::All,
-            false if now.duration_since(*since) >= TOLD_WITHIN => Told::Stale(behind),
+            false if now.duration_since(*since) >= control.bounds.router_wait => Told::Stale(behind),
             false => Told::NotYet,
         }
     }

@@ -3,6 +3,7 @@
 
 use std::io;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::answer::Answer;
@@ -113,14 +114,11 @@ async fn drive<R: Attempts>(x: &mut Exchange<'_, '_, R>, target: &Target, mut st
     let streamed = !x.body.is_repeatable();
     let awaits = streamed && target.authenticated;
     finish_head(x, awaits);
-    // The target has taken the connection: for a server, the moment of admission (P2f).
-    if streamed
-        && !awaits
-        && let Err(end) = x.send_continue().await
-    {
-        return Driven::Attempted(Attempted::Early(end));
+    let head_first = streamed && !awaits && x.waits_for_continue();
+    if head_first && let Err(driven) = admit(x, &mut stream).await {
+        return driven;
     }
-    let (driven, reusable) = converse::run(x, target, &mut stream, awaits).await;
+    let (driven, reusable) = converse::run(x, target, &mut stream, awaits, head_first).await;
     match driven {
         Driven::Tunnel(surplus) => Driven::Attempted(carry_tunnel(x, stream, surplus).await),
         driven => {
@@ -130,6 +128,18 @@ async fn drive<R: Attempts>(x: &mut Exchange<'_, '_, R>, target: &Target, mut st
             driven
         }
     }
+}
+
+/// Sends the head and then tells the client to send its body: from then on the request cannot go elsewhere, so the
+/// target must have taken the connection and the head by then (P2f).
+async fn admit<R: Attempts>(x: &mut Exchange<'_, '_, R>, stream: &mut TcpStream) -> Result<(), Driven> {
+    match stream.write(x.head).await {
+        Ok(written @ 1..) => {
+            stream.write_all(&x.head[written..]).await.map_err(|_| Driven::Died { unsent: false })?;
+        }
+        _ => return Err(Driven::Died { unsent: true }),
+    }
+    x.send_continue().await.map_err(|end| Driven::Attempted(Attempted::Early(end)))
 }
 
 async fn carry_tunnel<R: Attempts>(

@@ -15,7 +15,7 @@ use super::buffer::{Input, Output};
 use super::download::{self, NoHead, Relayed};
 use super::exchange::{Exchange, Fate, Live, Meta};
 use super::handler::{AttemptFailure, Attempts, Failure, LongLived, Outcome, Target};
-use super::inbound::Outbound;
+use super::inbound::{Outbound, watch_peer};
 use super::response::{self, ResponseHead};
 use super::serve::Worker;
 use super::timer::Timer;
@@ -26,17 +26,20 @@ use super::writer::HeadWriter;
 const INTERIM_RESPONSES: u32 = 1000;
 
 /// Sends the request and reads responses until the final one has been passed on; and whether the connection can be used
-/// again. `awaits`: the body waits for the upstream's `100 Continue`.
+/// again. `awaits`: the body waits for the upstream's `100 Continue`; `head_sent`: only the body is to be sent.
 pub(super) async fn run<R: Attempts>(
     x: &mut Exchange<'_, '_, R>,
     target: &Target,
     stream: &mut TcpStream,
     awaits: bool,
+    head_sent: bool,
 ) -> (Driven, bool) {
     let Exchange { client, worker, meta, head, body, live, continued, .. } = x;
     let (mut reader, mut writer) = stream.split();
     let progress = Progress::default();
     progress.go.set(!awaits);
+    progress.started.set(head_sent);
+    let head: &[u8] = if head_sent { &[] } else { head };
     let (inbound, outbound) = (&mut client.inbound, &mut client.outbound);
     let upload = upload::run(&mut writer, inbound, head, body, &progress, !meta.keep_alive, &worker.limits);
     let mut upload = pin!(upload);
@@ -95,6 +98,7 @@ struct Relay {
     fate: Fate,
     /// The client's fate when the body breaks off.
     broken: Fate,
+    long_lived: bool,
 }
 
 impl<R: Attempts> Talk<'_, '_, R> {
@@ -146,6 +150,9 @@ impl<R: Attempts> Talk<'_, '_, R> {
         relay: &Relay,
     ) -> (Driven, bool) {
         let Self { outbound, input, out, live, .. } = self;
+        if relay.long_lived {
+            watch_peer(outbound.writer.as_ref());
+        }
         let mut decoder = Decoder::new(relay.framing);
         let sent = std::mem::take(&mut live.sent);
         let passing = download::body(reader, input, &mut decoder, outbound, out, relay.chunked, &sent);
@@ -244,10 +251,11 @@ fn judge<R: Attempts>(
         return Verdict::Tunnel;
     }
     live.role().response(head, &mut HeadWriter::new(out));
-    if head.is_event_stream() {
+    let long_lived = head.is_event_stream();
+    if long_lived {
         live.role().long_lived(LongLived::EventStream);
     }
-    Verdict::Final(frame(head, meta, closing, out))
+    Verdict::Final(Relay { long_lived, ..frame(head, meta, closing, out) })
 }
 
 /// Writes the framing that the client gets: lengths stay, all else becomes chunks, or the connection's end in HTTP/1.0.
@@ -271,7 +279,15 @@ fn frame(head: &ResponseHead<'_>, meta: &Meta, closing: bool, out: &mut Vec<u8>)
     out.extend_from_slice(b"\r\n");
     let fate = if closing { Fate::Close } else { Fate::KeepAlive };
     let broken = if until_close { Fate::Reset } else { Fate::Abort };
-    Relay { status: head.status, framing: head.body, chunked, keep_alive: head.keep_alive, fate, broken }
+    Relay {
+        status: head.status,
+        framing: head.body,
+        chunked,
+        keep_alive: head.keep_alive,
+        fate,
+        broken,
+        long_lived: false,
+    }
 }
 
 /// Which of a request's sides came to an end.

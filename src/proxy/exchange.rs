@@ -183,9 +183,14 @@ impl<R: Attempts> Exchange<'_, '_, R> {
         self.body.keep(&mut self.client.inbound, length, reservation, limits).await
     }
 
+    /// Whether the client sends its body only once told to.
+    pub fn waits_for_continue(&self) -> bool {
+        self.meta.expects_continue && !self.continued
+    }
+
     /// Tells a client that waits for it to send its body.
     pub async fn send_continue(&mut self) -> Result<(), End> {
-        if !self.meta.expects_continue || self.continued {
+        if !self.waits_for_continue() {
             return Ok(());
         }
         self.continued = true;
@@ -214,7 +219,7 @@ impl<R: Attempts> Exchange<'_, '_, R> {
     }
 
     async fn answered(&mut self, answer: &Answer) -> (Outcome, Fate) {
-        let waits = self.meta.expects_continue && !self.continued;
+        let waits = self.waits_for_continue();
         match give(self.client, self.worker, &self.meta, &mut self.body.decoder, waits, answer).await {
             Fate::Abort => (Outcome::ClientLeft, Fate::Abort),
             fate => (Outcome::Answered { status: answer.status }, fate),

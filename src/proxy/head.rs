@@ -185,9 +185,9 @@ impl<'a> Target<'a> {
         if !target.is_ascii() || target.contains('#') {
             return Err(malformed("the target has a character that must be percent-encoded"));
         }
-        let (authority, rest) = match target.as_bytes()[0] {
-            b'/' => (None, target),
-            _ => split_absolute(target).ok_or_else(|| malformed("the target is neither a path nor an http URL"))?,
+        let (authority, rest) = match target.starts_with('/') {
+            true => (None, target),
+            false => split_absolute(target).ok_or_else(|| malformed("the target is neither a path nor an http URL"))?,
         };
         let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
         Ok(Self { authority, path: if path.is_empty() { "/" } else { path }, query })

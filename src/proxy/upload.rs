@@ -77,7 +77,7 @@ impl End {
 pub(super) struct Progress {
     /// The upstream admitted the body.
     pub go: Cell<bool>,
-    /// Nothing was taken by the upstream's connection yet.
+    /// The upstream's connection took a byte.
     pub started: Cell<bool>,
     /// The whole request was taken by the upstream's connection.
     pub done: Cell<bool>,

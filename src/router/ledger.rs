@@ -60,7 +60,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         let (to, from) = (&mut self.counts, &other.counts);
         to.admitted += from.admitted;
         to.active += from.active;
@@ -187,7 +187,8 @@ impl Ledger {
     }
 
     pub fn cut(&self, run: RunId) -> LedgerCut {
-        let entry = |(Row { program, version, server }, Tally { counts, .. })| LedgerEntry { program, version, server, counts };
+        let entry =
+            |(Row { program, version, server }, Tally { counts, .. })| LedgerEntry { program, version, server, counts };
         let entries = self.sum().into_iter().map(entry).collect();
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         LedgerCut { run, entries, failures: failures.iter().cloned().collect() }

@@ -2,14 +2,15 @@
 //! newer one. Must not know who reads or writes it.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::Recipient;
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::actor::SetAside;
 use super::ledger::Ledger;
@@ -36,7 +37,8 @@ pub struct Shared {
     pub rules: Rules,
     pub ledger: Ledger,
     snapshot: ArcSwap<Snapshot>,
-    news: watch::Sender<u64>,
+    seen: AtomicU64,
+    news: Notify,
     began: Instant,
     held: AtomicUsize,
     stopping: AtomicBool,
@@ -49,7 +51,8 @@ impl Shared {
             rules,
             ledger: Ledger::new(workers),
             snapshot: ArcSwap::default(),
-            news: watch::Sender::new(0),
+            seen: AtomicU64::new(0),
+            news: Notify::new(),
             began: Instant::now(),
             held: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
@@ -69,12 +72,23 @@ impl Shared {
 
     /// Wakes every request that waits: something it goes by has changed.
     pub fn wake(&self) {
-        self.news.send_modify(|count| *count += 1);
+        self.seen.fetch_add(1, Ordering::Release);
+        self.news.notify_waiters();
     }
 
-    /// To be asked for before the snapshot is read, so that nothing between is missed.
-    pub fn news(&self) -> watch::Receiver<u64> {
-        self.news.subscribe()
+    /// How much news there was. To be asked before the snapshot is read, so that nothing between is missed.
+    pub fn news_seen(&self) -> u64 {
+        self.seen.load(Ordering::Acquire)
+    }
+
+    /// Waits for more news than `seen`, at most until `until`.
+    pub async fn news_since(&self, seen: u64, until: Instant) {
+        let mut woken = pin!(self.news.notified());
+        woken.as_mut().enable();
+        if self.news_seen() == seen {
+            // Either way there is something to look at again.
+            let _ = tokio::time::timeout_at(until.into(), woken).await;
+        }
     }
 
     /// This run's monotonic clock.

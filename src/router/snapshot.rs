@@ -70,8 +70,9 @@ pub struct Own {
 struct Mark {
     run: RunId,
     generation: Generation,
-    /// The run that the list named then: when it names a third, it has moved on.
+    /// What the list said then: of another run than the one that refused, only something newer is news.
     listed_run: Option<RunId>,
+    listed_generation: Generation,
     at: Instant,
 }
 
@@ -128,13 +129,6 @@ impl Program {
 
 impl Placement {
     fn build(listed: &RouterPlacement, server: Arc<Server>, own: Arc<Own>) -> Self {
-        let moved_on = |mark: &Mark| {
-            listed.generation > mark.generation
-                || (listed.run.as_ref() != Some(&mark.run) && listed.run != mark.listed_run)
-        };
-        if own.closed.load().as_deref().is_some_and(moved_on) {
-            own.closed.store(None);
-        }
         let elsewhere = listed.active.saturating_sub(own.active.load(Ordering::Relaxed));
         let mut hasher = DefaultHasher::new();
         (&server.name, server.data, &listed.run).hash(&mut hasher);
@@ -181,15 +175,23 @@ impl Placement {
         if generation < self.listed.generation && self.listed.run.as_ref() == Some(run) {
             return;
         }
-        let mark = Mark { run: run.clone(), generation, listed_run: self.listed.run.clone(), at };
+        let (listed_run, listed_generation) = (self.listed.run.clone(), self.listed.generation);
+        let mark = Mark { run: run.clone(), generation, listed_run, listed_generation, at };
         self.own.closed.store(Some(Arc::new(mark)));
     }
 
     fn is_closed(&self, now: Instant) -> bool {
         let mark = self.own.closed.load();
         let Some(mark) = &*mark else { return false };
-        let contradicts = mark.generation == self.listed.generation && Some(&mark.run) == self.listed.run.as_ref();
-        !(contradicts && now.saturating_duration_since(mark.at) >= RECHECK)
+        let (listed, run) = (&self.listed, self.listed.run.as_ref());
+        let moved_on = match run == Some(&mark.run) {
+            true => listed.generation > mark.generation,
+            false => {
+                listed.run != mark.listed_run || listed.generation > mark.generation.max(mark.listed_generation)
+            }
+        };
+        let contradicts = listed.generation == mark.generation && run == Some(&mark.run);
+        !(moved_on || (contradicts && now.saturating_duration_since(mark.at) >= RECHECK))
     }
 }
 

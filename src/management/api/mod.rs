@@ -20,9 +20,8 @@ use crate::wire::envelope::MESSAGES_PATH;
 use crate::wire::page::Page;
 use crate::wire::problem::{Code, Problem};
 
-/// Items of a list's page, unless asked otherwise; and at the most.
+/// Items of a list's page, unless asked otherwise.
 const PAGE: usize = 100;
-const PAGE_MOST: usize = 1_000;
 
 /// What handlers work with.
 #[derive(Clone)]
@@ -33,6 +32,8 @@ pub struct Desk {
     pub identity: Identity,
     /// Bytes of a release's archive.
     pub release_limit: u64,
+    /// Items of a list's page, at the most.
+    pub page_limit: usize,
 }
 
 pub type Answer = Result<HttpResponse, Problem>;
@@ -68,8 +69,8 @@ pub struct Paging {
 }
 
 impl Paging {
-    pub fn cut<T>(&self, all: Vec<T>, key: impl Fn(&T) -> String) -> Page<T> {
-        Page::cut(all, self.cursor.as_deref(), self.limit.unwrap_or(PAGE).clamp(1, PAGE_MOST), key)
+    pub fn cut<T>(&self, most: usize, all: Vec<T>, key: impl Fn(&T) -> String) -> Page<T> {
+        Page::cut(all, self.cursor.as_deref(), self.limit.unwrap_or(PAGE).clamp(1, most.max(1)), key)
     }
 }
 
@@ -101,7 +102,7 @@ async fn ready(desk: Data<Desk>) -> Answer {
 
 async fn events(desk: Data<Desk>, paging: Query<Paging>) -> Answer {
     let events = desk.look(|control| control.events.iter().rev().cloned().collect::<Vec<_>>()).await?;
-    Ok(HttpResponse::Ok().json(paging.cut(events, |event| event.id.clone())))
+    Ok(HttpResponse::Ok().json(paging.cut(desk.page_limit, events, |event| event.id.clone())))
 }
 
 async fn status(desk: Data<Desk>) -> Answer {

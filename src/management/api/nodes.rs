@@ -24,7 +24,7 @@ pub async fn message(desk: Data<Desk>, body: Bytes) -> Answer {
 
 pub async fn list(desk: Data<Desk>, paging: Query<Paging>) -> Answer {
     let nodes = desk.look(views::nodes).await?;
-    Ok(HttpResponse::Ok().json(paging.cut(nodes, |node| node.name.to_string())))
+    Ok(HttpResponse::Ok().json(paging.cut(desk.page_limit, nodes, |node| node.name.to_string())))
 }
 
 pub async fn show(desk: Data<Desk>, node: Path<String>) -> Answer {

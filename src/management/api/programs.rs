@@ -24,7 +24,7 @@ pub async fn list(desk: Data<Desk>, paging: Query<Paging>) -> Answer {
             names.filter_map(|name| views::program(control, name)).collect::<Vec<_>>()
         })
         .await?;
-    Ok(HttpResponse::Ok().json(paging.cut(programs, |program| program.name.to_string())))
+    Ok(HttpResponse::Ok().json(paging.cut(desk.page_limit, programs, |program| program.name.to_string())))
 }
 
 pub async fn show(desk: Data<Desk>, program: Path<String>) -> Answer {

@@ -18,13 +18,11 @@ use crate::programs::release::{ReleaseError, manifest_in};
 use crate::programs::shelf::{Held, Incoming};
 use crate::wire::problem::{Code, Problem};
 
-/// Releases of a program that are kept, beside those in use.
-const KEPT: usize = 5;
-
 pub async fn list(desk: Data<Desk>, paging: Query<Paging>) -> Answer {
     let program = paging.program.clone();
     let releases = desk.look(move |control| views::releases(control, program.as_ref())).await?;
-    Ok(HttpResponse::Ok().json(paging.cut(releases, |release| format!("{}/{}", release.program, release.version))))
+    Ok(HttpResponse::Ok()
+        .json(paging.cut(desk.page_limit, releases, |release| format!("{}/{}", release.program, release.version))))
 }
 
 #[derive(Deserialize)]
@@ -107,7 +105,8 @@ fn keep(control: &mut Control, program: &ProgramName, record: ReleaseRecord) -> 
         .map(|held| (held.pushed_at, held.release.clone()))
         .collect();
     spare.sort_by_key(|(pushed_at, _)| std::cmp::Reverse(*pushed_at));
-    let gone: Vec<Release> = spare.into_iter().skip(KEPT - 1).map(|(_, release)| release).collect();
+    let gone: Vec<Release> =
+        spare.into_iter().skip(control.bounds.releases_kept.saturating_sub(1)).map(|(_, release)| release).collect();
     if let Some(of_program) = control.releases.get_mut(program) {
         of_program.retain(|_, held| !gone.contains(&held.release));
     }

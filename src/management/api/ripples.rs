@@ -43,7 +43,7 @@ pub async fn list(desk: Data<Desk>, paging: Query<Paging>) -> Answer {
         })
         .await?;
     ripples.sort_by_key(|ripple| std::cmp::Reverse(ripple.started_at));
-    Ok(HttpResponse::Ok().json(paging.cut(ripples, |ripple| ripple.id.to_string())))
+    Ok(HttpResponse::Ok().json(paging.cut(desk.page_limit, ripples, |ripple| ripple.id.to_string())))
 }
 
 #[derive(Deserialize)]
@@ -144,7 +144,7 @@ pub async fn receipt(desk: Data<Desk>, id: Path<String>) -> Answer {
     let found = desk
         .look(move |control| {
             let record = control.ripples.get(&id).ok_or_else(|| asks::unknown(&id))?;
-            Ok(record.receipt.clone().unwrap_or_else(|| receipt::make(record, &[])))
+            Ok(record.receipt.clone().unwrap_or_else(|| receipt::make(record, &[], 0)))
         })
         .await?;
     let receipt: Result<_, Problem> = found;

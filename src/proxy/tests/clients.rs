@@ -1,8 +1,8 @@
 //! What clients do: pipelining, malformed heads, leaving, limits, the worker's end.
 
 use super::support::*;
-use crate::proxy::Limits;
-use std::net::Shutdown;
+use crate::proxy::{Limits, Shutdown, listen, serve};
+use std::rc::Rc;
 use std::time::Duration;
 
 fn echo() -> Upstream {
@@ -117,7 +117,7 @@ fn a_client_that_said_close_may_end_its_side_early() {
     let proxy = Proxy::start(Script::to([target(upstream.addr)]));
     let mut client = proxy.connect();
     client.send("GET /half HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-    client.stream.shutdown(Shutdown::Write).unwrap();
+    client.stream.shutdown(std::net::Shutdown::Write).unwrap();
     let all = client.rest();
     assert!(all.contains("Connection: close") && all.ends_with("/half"), "{all}");
 }
@@ -226,4 +226,29 @@ fn shutdown_closes_idle_connections_and_lets_the_others_finish() {
     assert!(all.contains("Connection: close") && all.ends_with("done"), "{all}");
     drop((idle, busy));
     proxy.join();
+}
+
+#[test]
+fn a_worker_on_an_actix_arbiter_tells_the_end_of_what_dies_with_it() {
+    let (ask, asked) = std::sync::mpsc::channel();
+    let upstream = Upstream::start(move |peer, _| {
+        peer.head();
+        ask.send(()).unwrap();
+        peer.rest();
+    });
+    let script = Script::to([target(upstream.addr)]);
+    let (log, listener) = (script.log.clone(), listen("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0));
+    let addr = listener.local_addr().unwrap();
+    let system = actix_rt::System::new();
+    let arbiter = system.block_on(async { actix_rt::Arbiter::new() });
+    arbiter.spawn_fn(move || {
+        actix_rt::spawn(serve(listener, Rc::new(script), Limits::default(), Shutdown::new()));
+    });
+    let mut client = Peer::new(std::net::TcpStream::connect(addr).unwrap());
+    client.send(get("/"));
+    asked.recv_timeout(Duration::from_secs(5)).unwrap();
+    arbiter.stop();
+    arbiter.join().unwrap();
+    assert_eq!(client.rest(), "");
+    assert_eq!(log.wait(1), ["Cut 0 0"]);
 }

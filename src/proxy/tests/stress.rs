@@ -95,7 +95,7 @@ fn two_hops_lose_nothing_of_many_requests() {
             scope.spawn(move || client(peer, seed));
         }
     });
-    let lines = router.log.wait(1200);
+    let lines = router.log.wait(2400);
     assert_eq!(lines.iter().filter(|line| line.starts_with("Completed { status: 200 }")).count(), 1200);
     assert_eq!(lines.iter().filter(|line| *line == "refused run.7").count(), 1200);
     assert_eq!(lines.len(), 2400);

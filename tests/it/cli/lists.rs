@@ -101,17 +101,28 @@ fn a_program_is_shown_with_its_requests_and_logs() {
 
 #[test]
 fn logs_are_followed_from_where_they_ended() {
-    let line = |line: &str| json!({"server": "server-1", "version": null, "line": line});
+    const LOGS: &str = "GET /api/v1/programs/shop/logs?lines=1000";
+    let lines = |lines: &[&str], next: Value| {
+        let items: Vec<Value> =
+            lines.iter().map(|line| json!({"server": "server-1", "version": null, "line": line})).collect();
+        (200, json!({"items": items, "next": next}))
+    };
+    let gone = (404, canned::problem(404, "unknown_program", "there is no program shop"));
+    let expected = "server-1 | two\nserver-1 | three\nserver-1 | four\n";
+    // By what both looks have in common, where management knows no cursors.
+    let tails =
+        [lines(&["one", "two", "three"], Value::Null), lines(&["two", "three", "four"], Value::Null), gone.clone()];
+    let management = Management::reciting(&[(LOGS, &tails)]);
+    let followed = ran(at(&management, &["program", "logs", "shop", "-f", "-n", "2"]));
+    assert_eq!((followed.code, followed.out.as_str()), (2, expected), "{}", followed.err);
+    // By the cursor, where it does.
     let management = Management::reciting(&[
-        ("GET /api/v1/programs/shop/logs?lines=100", &[(200, json!({"items": [line("one")], "next": "5"}))]),
-        ("GET /api/v1/programs/shop/logs?lines=100&cursor=5", &[(200, json!({"items": [line("two")], "next": "9"}))]),
-        (
-            "GET /api/v1/programs/shop/logs?lines=100&cursor=9",
-            &[(404, canned::problem(404, "unknown_program", "there is no program shop"))],
-        ),
+        (LOGS, &[lines(&["one", "two", "three"], json!("5"))]),
+        (&format!("{LOGS}&cursor=5"), &[lines(&["four"], json!("9"))]),
+        (&format!("{LOGS}&cursor=9"), &[gone]),
     ]);
-    let ran = ran(at(&management, &["program", "logs", "shop", "-f"]));
-    assert_eq!((ran.code, ran.out.as_str()), (2, "server-1 | one\nserver-1 | two\n"), "{}", ran.err);
+    let followed = ran(at(&management, &["program", "logs", "shop", "-f", "-n", "2"]));
+    assert_eq!((followed.code, followed.out.as_str()), (2, expected), "{}", followed.err);
 }
 
 #[test]
@@ -148,7 +159,7 @@ fn what_is_not_built_says_so_and_asks_nothing() {
     let management = Management::reciting(&[]);
     for args in [
         &["session", "ls", "shop"][..],
-        &["ripple", "pause", "r1"],
+        &["ripple", "undo", "r1"],
         &["node", "drain", "server-1"],
         &["store", "backup", "--now"],
     ] {

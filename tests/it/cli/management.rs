@@ -89,7 +89,9 @@ async fn recite(request: HttpRequest, body: web::Bytes, script: web::Data<Arc<Mu
     let mut response = HttpResponse::build(StatusCode::from_u16(status).unwrap());
     match (status, answer) {
         (204, _) => response.finish(),
-        (400.., answer) => response.content_type("application/problem+json").body(answer.to_string()),
+        (_, answer) if answer["type"].is_string() => {
+            response.content_type("application/problem+json").body(answer.to_string())
+        }
         (_, answer) => response.json(answer),
     }
 }

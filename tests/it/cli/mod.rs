@@ -3,6 +3,7 @@
 mod canned;
 mod lists;
 mod management;
+mod releases;
 mod upgrades;
 
 use std::process::{Command, Output, Stdio};

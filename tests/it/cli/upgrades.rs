@@ -72,6 +72,14 @@ fn nothing_to_do_is_exit_code_0_and_starts_nothing() {
 }
 
 #[test]
+fn nothing_to_do_may_be_told_as_a_problem_too() {
+    let problem = canned::problem(200, "nothing_to_do", "shop 2.0.0 runs everywhere");
+    let management = Management::reciting(&[(DRY, &[(200, problem)])]);
+    let ran = upgrade(&management, &[]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, "shop 2.0.0 runs everywhere\n  the cure\n"));
+}
+
+#[test]
 fn a_plan_is_shown_and_its_changes_are_exit_code_3_when_asked_for() {
     let management = Management::reciting(&[(DRY, &[(200, canned::plan())])]);
     let shown = upgrade(&management, &["--plan"]);
@@ -95,6 +103,20 @@ fn a_refusal_is_exit_code_5_with_its_reason_and_cure() {
 }
 
 #[test]
+fn a_reason_that_comes_from_three_places_is_told_once() {
+    let why = "it exited with exit status 3 before it listened";
+    let mut failed = canned::with(
+        canned::ripple("failed"),
+        json!({"reason": format!("server-1: {why}"), "failure": {"server": "server-1", "version": "2.0.0", "reason": why,
+               "exit_status": "exit status 3", "log": []}}),
+    );
+    failed["steps"][0]["reason"] = json!(why);
+    let ran = upgrade(&cluster(&[(200, failed)], ["1.0.0"; 3]), &["-q"]);
+    assert_eq!(ran.err.matches(why).count(), 1, "{}", ran.err);
+    assert!(ran.err.contains("it wrote nothing"), "{}", ran.err);
+}
+
+#[test]
 fn a_failed_upgrade_shows_reason_exit_status_last_lines_and_the_next_command() {
     let log: Vec<String> = (1..=20).map(|n| format!("line {n}")).collect();
     let failed = canned::with(
@@ -110,7 +132,7 @@ fn a_failed_upgrade_shows_reason_exit_status_last_lines_and_the_next_command() {
     assert_eq!(ran.code, 1, "{ran:?}");
     for expected in [
         "1.0.0 serves there again",
-        "shop 2.0.0 on server-1: it exited before it answered (exit status 3)",
+        "shop 2.0.0 failed on server-1: it exited before it answered (exit status 3)",
         "    line 1\n",
         "    line 20\n",
         "next: neap program logs shop --server server-1",
@@ -211,6 +233,31 @@ fn an_abort_is_done_when_the_ripple_has_ended_aborted() {
     assert!(aborted.code == 0 && aborted.out.contains("aborted"), "{aborted:?}");
     let late = Management::reciting(&[(at_abort, &[(409, canned::problem(409, "ripple_ended", "it has ended"))])]);
     assert_eq!(ran(at(&late, &["ripple", "abort", "r1"])).code, 5);
+}
+
+#[test]
+fn a_receipt_that_is_not_closed_is_waited_for_before_it_is_judged() {
+    let open = canned::with(canned::receipt(), json!({"ended_at": null, "balanced": false}));
+    let management = Management::reciting(&[
+        (RIPPLE, &[(200, canned::ripple("upgraded"))]),
+        (PROGRAM, &[(200, canned::program(["2.0.0"; 3]))]),
+        (NODES, &[(200, canned::nodes())]),
+        (RECEIPT, &[(200, open), (200, canned::receipt())]),
+    ]);
+    let ran = ran(at(&management, &["ripple", "show", "r1", "--watch"]));
+    assert!(ran.code == 0 && ran.out.starts_with("nothing lost"), "{ran:?}");
+}
+
+#[test]
+fn a_ripple_is_paused_and_resumed() {
+    let management = Management::reciting(&[
+        ("POST /api/v1/ripples/r1/pause", &[(202, canned::ripple("running"))]),
+        ("POST /api/v1/ripples/r1/resume", &[(202, canned::ripple("running"))]),
+    ]);
+    for action in ["pause", "resume"] {
+        let ran = ran(at(&management, &["ripple", action, "r1"]));
+        assert!(ran.code == 0 && ran.out.starts_with("ripple r1: upgrade shop"), "{ran:?}");
+    }
 }
 
 #[test]

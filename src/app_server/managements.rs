@@ -1,0 +1,78 @@
+//! Owns the server's word to each management: it registers, and then tells how it stands, again and again. Must not know
+//! what is answered beyond handing it on. Without management it goes on asking, and nothing else changes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::sync::Notify;
+use tracing::{debug, info};
+
+use super::server::{Beat, Renewed, Server};
+use crate::link::client::Client;
+use crate::link::identity::Identity;
+use crate::wire::envelope::MESSAGES_PATH;
+use crate::wire::messages::{Registration, Renewals, ToManagement, Welcome};
+use crate::wire::problem::{Code, Problem};
+
+/// What one management hears.
+pub struct Herald {
+    pub url: String,
+    pub identity: Identity,
+    pub client: Client,
+    pub registration: Registration,
+    pub heartbeat: Duration,
+    /// Rung when something has changed that the next heartbeat tells.
+    pub nudge: Arc<Notify>,
+    pub server: Addr<Server>,
+}
+
+impl Herald {
+    /// Goes on until the server's actor has ended.
+    pub async fn run(self) {
+        let (mut known, mut told) = (false, false);
+        while self.server.connected() {
+            match self.speak(&mut known).await {
+                Ok(()) => told = false,
+                Err(problem) if told => debug!(management = self.url, %problem, "no answer"),
+                Err(problem) => {
+                    info!(management = self.url, %problem, "no answer; this server goes on without it");
+                    told = true;
+                }
+            }
+            let pause = tokio::time::sleep(self.heartbeat);
+            tokio::select! {
+                () = pause => {}
+                // Rung in a burst, it is still one heartbeat; a failing management is not asked faster.
+                () = self.nudge.notified(), if known => {}
+            }
+        }
+    }
+
+    async fn speak(&self, known: &mut bool) -> Result<(), Problem> {
+        if !*known {
+            let welcome: Welcome = self.post(&ToManagement::Register(Box::new(self.registration.clone()))).await?;
+            info!(management = %welcome.management, term = %welcome.term, "registered");
+            *known = true;
+        }
+        let gone = |error: MailboxError| Problem::new(Code::Unavailable, error.to_string());
+        let heartbeat = self.server.send(Beat).await.map_err(gone)??;
+        let renewals: Renewals = self.post(&ToManagement::Heartbeat(Box::new(heartbeat))).await.inspect_err(|_| {
+            // Another may answer at this address by then.
+            *known = false;
+        })?;
+        *known = !renewals.unknown;
+        if self.server.try_send(Renewed(renewals)).is_err() {
+            debug!("a full mailbox: a heartbeat's answer was not heard");
+        }
+        Ok(())
+    }
+
+    async fn post<T: serde::de::DeserializeOwned>(&self, message: &ToManagement) -> Result<T, Problem> {
+        let envelope = self.identity.envelope(None, message);
+        let bytes = serde_json::to_vec(&envelope).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        let url = format!("{}{MESSAGES_PATH}", self.url.trim_end_matches('/'));
+        let answer = self.client.post(&url, bytes).await.map_err(|error| error.problem())?;
+        answer.json()
+    }
+}

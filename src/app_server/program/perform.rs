@@ -1,0 +1,234 @@
+//! Owns the last of the four moves: what a step of the placement wants done, and it is on disk that it may be.
+//! Must not know why.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+
+use super::{Orphans, Program};
+use crate::app_server::claims::{Admission, Target};
+use crate::app_server::hands::{Started, Up};
+use crate::app_server::records;
+use crate::domain::names::{Generation, Release};
+use crate::domain::placement::{Effect, Event, Outcome, State};
+use crate::domain::program::Manifest;
+use crate::wire::messages::ToManagement;
+
+/// Before what could not be stopped is stopped again.
+const STOP_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl Program {
+    pub(super) fn perform(&mut self, effects: Vec<Effect>, ctx: &mut Context<Self>) {
+        for effect in effects {
+            match effect {
+                Effect::CloseGate(generation) => self.close_gate(generation),
+                Effect::OpenGate(generation) => self.open_gate(generation),
+                Effect::Stop => self.stop_instances(ctx),
+                Effect::Start(release) => self.start_instance(release, ctx),
+                Effect::Report => self.tell_end(),
+            }
+        }
+        self.mend_gate();
+    }
+
+    fn close_gate(&mut self, generation: Generation) {
+        self.slot.admission().gate.close(generation);
+        self.quiesced_at = self.is_state(State::Quiescing).then(|| self.shared.clock.now());
+        self.tell_drained();
+    }
+
+    fn open_gate(&mut self, generation: Generation) {
+        self.quiesced_at = None;
+        self.slot.admission().gate.open(generation);
+        self.shared.nudge.notify_one();
+    }
+
+    /// A closed gate refuses with the placement's present generation.
+    fn mend_gate(&self) {
+        let admission = self.slot.admission();
+        let word = admission.gate.word();
+        if !word.is_open() && word.generation() != self.placement.generation {
+            admission.gate.close(self.placement.generation);
+        }
+    }
+
+    pub(super) fn stop_instances(&mut self, ctx: &mut Context<Self>) {
+        self.supervised.forget();
+        (self.up, self.healthy, self.orphans) = (None, false, Orphans::default());
+        let number = self.work.give_up();
+        let stopping = self.shared.hands.stop(self.keeper.clone());
+        self.work(number, stopping, ctx, |program, stopped, ctx| match stopped {
+            Ok(()) => program.event(Event::Stopped, ctx),
+            Err(why) => {
+                tracing::error!(program = %program.placement.program, why, "an instance could not be stopped");
+                let number = program.work.number;
+                ctx.run_later(STOP_RETRY, move |program, ctx| {
+                    if program.work.number == number {
+                        program.stop_instances(ctx);
+                    }
+                });
+            }
+        });
+    }
+
+    pub(super) fn start_instance(&mut self, release: Release, ctx: &mut Context<Self>) {
+        let number = self.work.give_up();
+        let manifest = match records::manifest(&self.shared.store, &self.placement.program, &release) {
+            Ok(Some(manifest)) => Arc::new(manifest),
+            Ok(None) => return self.start_later_failed(format!("release {} is not on this server", release.version), ctx),
+            Err(error) => return self.start_later_failed(format!("its manifest cannot be read: {error}"), ctx),
+        };
+        let starting = self.shared.hands.start(manifest.clone(), release.clone(), self.keeper.clone());
+        self.work(number, starting, ctx, move |program, started, ctx| {
+            program.start_ended(started, release, manifest, ctx);
+        });
+    }
+
+    /// Through the context, so that one step is over before the next begins.
+    fn start_later_failed(&mut self, why: String, ctx: &mut Context<Self>) {
+        let number = self.work.number;
+        self.work(number, std::future::ready(Err(why)), ctx, |program, why: Result<(), String>, ctx| {
+            if let Err(why) = why {
+                program.start_failed(why, ctx);
+            }
+        });
+    }
+
+    /// Does one thing to processes. A panic in it is an error of it; what was given up is not heard of.
+    fn work<T: 'static>(
+        &mut self,
+        number: u64,
+        doing: impl Future<Output = Result<T, String>> + 'static,
+        ctx: &mut Context<Self>,
+        then: impl FnOnce(&mut Self, Result<T, String>, &mut Context<Self>) + 'static,
+    ) {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        self.work.task = Some(tokio::task::spawn_local(async move {
+            // Nobody hears of work that was given up.
+            let _ = tell.send(doing.await);
+        }));
+        let heard = told.into_actor(self).map(move |result, program, ctx| {
+            if program.work.number == number {
+                program.work.task = None;
+                let panicked = |_| Err("neap made a mistake: the task panicked".to_owned());
+                then(program, result.unwrap_or_else(panicked), ctx);
+            }
+        });
+        ctx.spawn(heard);
+    }
+
+    fn start_ended(&mut self, started: Started, release: Release, manifest: Arc<Manifest>, ctx: &mut Context<Self>) {
+        match started.and_then(|up| self.install(up, release, manifest, ctx)) {
+            Ok(()) => {
+                self.event(Event::Started, ctx);
+                self.shared.nudge.notify_one();
+            }
+            Err(why) => self.start_failed(why, ctx),
+        }
+    }
+
+    fn start_failed(&mut self, why: String, ctx: &mut Context<Self>) {
+        tracing::warn!(program = %self.placement.program, why, "an instance did not start");
+        let decides = match self.placement.state {
+            State::Upgrading => true,
+            State::Closed => !self.placement.boot.ready,
+            State::Absent | State::Open | State::Quiescing | State::Failed => false,
+        };
+        if decides {
+            self.event(Event::StartFailed(why), ctx);
+        } else {
+            self.restart_failed(ctx);
+        }
+    }
+
+    /// Points the slot to a new instance: its gate as the placement stands, the old one's closed (protocol P14).
+    fn install(
+        &mut self,
+        up: Up,
+        release: Release,
+        manifest: Arc<Manifest>,
+        ctx: &mut Context<Self>,
+    ) -> Result<(), String> {
+        let row = self.shared.ledger.row(&self.placement.program, &release.version);
+        let target = Target {
+            addr: up.addr,
+            key: next_key(),
+            release,
+            request_timeout: manifest.request_timeout,
+            body_limit: manifest.body_limit,
+            row: row.map_err(|error| error.to_string())?,
+        };
+        let (key, generation) = (target.key, self.placement.generation);
+        let admission = Admission::to(generation, target);
+        if self.is_state(State::Open) {
+            admission.gate.open(generation);
+        }
+        let old = self.slot.point(Arc::new(admission));
+        old.gate.close(generation);
+        self.retired.push(old);
+        self.retired.retain(|admission| admission.active() > 0);
+        let drain = manifest.upgrade.drain_timeout.as_millis() as u64;
+        self.orphans = Orphans { count: up.life.orphans(), until: self.shared.clock.now() + drain };
+        self.supervise(key, &up, &manifest, ctx);
+        (self.up, self.healthy, self.manifest) = (Some(up), true, Some(manifest));
+        Ok(())
+    }
+
+    /// Counts the orphans anew; those that outlast `drain_timeout` are told of, and waited for no longer (P9d).
+    pub(super) fn count_orphans(&mut self) {
+        if self.orphans.count == 0 {
+            return;
+        }
+        let left = self.up.as_ref().map_or(0, |up| up.life.orphans());
+        let over = self.shared.clock.now() >= self.orphans.until;
+        if left > 0 && over {
+            tracing::warn!(program = %self.placement.program, left,
+                "connections of the node's earlier run outlast drain_timeout and are waited for no longer");
+        }
+        self.orphans.count = if over { 0 } else { left };
+    }
+
+    /// Says that the placement is drained, once a generation, as soon as it is.
+    pub(super) fn tell_drained(&mut self) {
+        let generation = self.placement.generation;
+        let drained = self.is_state(State::Quiescing) && self.active() == 0 && self.orphans.count == 0;
+        if !drained || self.drained_told == Some(generation) {
+            return;
+        }
+        self.drained_told = Some(generation);
+        let report = self.report();
+        tracing::info!(program = %report.program, %generation, "drained");
+        self.shared.tell(&self.hint_key(), &ToManagement::Drained { report });
+    }
+
+    fn tell_end(&self) {
+        let report = self.report();
+        match report.ended.as_ref().map(|ended| &ended.outcome) {
+            Some(Outcome::Upgraded) => {
+                tracing::info!(program = %report.program, version = ?report.release, "upgraded");
+                self.shared.tell(&self.hint_key(), &ToManagement::Upgraded { report });
+            }
+            Some(outcome) => {
+                tracing::warn!(program = %report.program, ?outcome, "an operation ended");
+                self.shared.tell(&self.hint_key(), &ToManagement::Failed { report });
+            }
+            None if report.failure.is_some() => self.tell_failed(),
+            // It opened: the next heartbeat says so, and it goes at once.
+            None => self.shared.nudge.notify_one(),
+        }
+    }
+
+    pub(super) fn tell_failed(&self) {
+        self.shared.tell(&self.hint_key(), &ToManagement::Failed { report: self.report() });
+    }
+
+    fn hint_key(&self) -> String {
+        format!("report/{}", self.placement.program)
+    }
+}
+
+/// No two instances of this process's life have one.
+fn next_key() -> u64 {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}

@@ -1,0 +1,166 @@
+//! A server that obeys through the domain's own code, with instances that start and stop at once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use actix_web::web::{self, Bytes, Data};
+use actix_web::{App, HttpResponse, HttpServer};
+
+use super::program;
+use crate::domain::gate::NotDrained;
+use crate::domain::ledger::LedgerCut;
+use crate::domain::manifest;
+use crate::domain::names::{NodeName, ProgramName, Version};
+use crate::domain::placement::{Effect, Event, Here, Placement, State};
+use crate::domain::program::Manifest;
+use crate::domain::seal::Seal;
+use crate::domain::server_list::Report;
+use crate::link::identity::Identity;
+use crate::wire::envelope::{Envelope, MESSAGES_PATH};
+use crate::wire::messages::{NodeRole, Obeyed, Prepared, Registration, Sealed, ToManagement, ToServer};
+
+pub fn name(given: &str) -> NodeName {
+    NodeName::new(given).unwrap()
+}
+
+pub fn manifest(version: &Version) -> Manifest {
+    let text =
+        format!("name = \"shop\"\nversion = \"{version}\"\nroutes = [\"*/shop\"]\n[process]\ncommand = [\"./shop\"]\n");
+    manifest::parse("program.toml", &text).unwrap()
+}
+
+struct Inside {
+    identity: Identity,
+    seal: Seal,
+    placements: HashMap<ProgramName, Placement>,
+    active: u64,
+    fails: HashMap<Version, String>,
+}
+
+pub struct FakeServer {
+    inside: Arc<Mutex<Inside>>,
+    address: std::net::SocketAddr,
+    handle: ServerHandle,
+}
+
+impl FakeServer {
+    pub fn start(given: &str) -> Self {
+        let identity = Identity::begin(name(given));
+        let (seal, placements, fails) = Default::default();
+        let inside = Arc::new(Mutex::new(Inside { identity, seal, placements, active: 0, fails }));
+        let shared = Data::from(inside.clone());
+        let server =
+            HttpServer::new(move || App::new().app_data(shared.clone()).route(MESSAGES_PATH, web::post().to(answer)))
+                .workers(1)
+                .disable_signals()
+                .bind("127.0.0.1:0")
+                .unwrap();
+        let address = server.addrs()[0];
+        let server = server.run();
+        let handle = server.handle();
+        actix_rt::spawn(server);
+        Self { inside, address, handle }
+    }
+
+    pub async fn stop(self) {
+        self.handle.stop(false).await;
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap()
+    }
+
+    pub fn envelope(&self, body: ToManagement) -> Envelope<ToManagement> {
+        self.inside().identity.envelope(None, body)
+    }
+
+    pub fn registration(&self) -> Envelope<ToManagement> {
+        self.envelope(ToManagement::Register(Box::new(Registration {
+            role: NodeRole::AppServer,
+            control: self.address,
+            data: self.address,
+            labels: Default::default(),
+            version: "0".to_owned(),
+            cores: 1,
+        })))
+    }
+
+    pub fn placement(&self) -> Placement {
+        self.inside().placements[&program()].clone()
+    }
+
+    pub fn report(&self) -> Report {
+        self.inside().report(&program())
+    }
+
+    pub fn keep_active(&self, active: u64) {
+        self.inside().active = active;
+    }
+
+    pub fn fail_starts_of(&self, version: &str, why: &str) {
+        self.inside().fails.insert(super::version(version), why.to_owned());
+    }
+}
+
+impl Inside {
+    fn report(&self, program: &ProgramName) -> Report {
+        let absent = Placement::absent(program.clone());
+        let placement = self.placements.get(program).unwrap_or(&absent);
+        Report::of(placement, placement.state == State::Open, self.active, 0)
+    }
+
+    fn obey(&mut self, message: ToServer) -> serde_json::Value {
+        match message {
+            ToServer::Seal { term, asked } => {
+                let refusal = self.seal.admit(&term).err();
+                let reports = self.placements.keys().map(|program| self.report(program)).collect();
+                let run = self.identity.run.clone();
+                serde_json::to_value(Sealed { run, asked, refusal, reports, manifests: vec![] })
+            }
+            ToServer::Prepare { .. } => serde_json::to_value(Prepared::Ready),
+            ToServer::Command { program, command } => {
+                let refusal = self.command(&program, &command).err();
+                let report = self.report(&program);
+                serde_json::to_value(Obeyed { run: self.identity.run.clone(), refusal, report })
+            }
+            ToServer::Ledger {} => {
+                let run = self.identity.run.clone();
+                serde_json::to_value(LedgerCut { run, entries: vec![], failures: vec![] })
+            }
+            ToServer::Requests { .. } | ToServer::Logs { .. } => Ok(serde_json::json!([])),
+        }
+        .unwrap()
+    }
+
+    fn command(
+        &mut self,
+        program: &ProgramName,
+        command: &crate::domain::placement::Command,
+    ) -> Result<(), crate::domain::placement::Refusal> {
+        self.seal.admit(&command.term)?;
+        let (run, active) = (self.identity.run.clone(), self.active);
+        let here = Here { run: &run, now: 0, lease: Duration::from_secs(60), orphans: 0 };
+        let placement = self.placements.entry(program.clone()).or_insert_with(|| Placement::absent(program.clone()));
+        let freeze = |_| if active == 0 { Ok(()) } else { Err(NotDrained { open: false, active }) };
+        let mut effects = placement.command(command, &here, freeze)?;
+        while let Some(effect) = effects.pop() {
+            let event = match effect {
+                Effect::Stop => Event::Stopped,
+                Effect::Start(release) => match self.fails.get(&release.version) {
+                    Some(why) => Event::StartFailed(why.clone()),
+                    None => Event::Started,
+                },
+                Effect::CloseGate(_) | Effect::OpenGate(_) | Effect::Report => continue,
+            };
+            effects.extend(placement.event(&event, &here));
+        }
+        Ok(())
+    }
+}
+
+async fn answer(inside: Data<Mutex<Inside>>, body: Bytes) -> HttpResponse {
+    let envelope = Envelope::<ToServer>::parse(&body).unwrap();
+    HttpResponse::Ok().json(inside.lock().unwrap().obey(envelope.body))
+}

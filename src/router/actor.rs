@@ -1,0 +1,170 @@
+//! Owns the Server List snapshot actor: it takes lists and puts them in place, tells management that this router lives,
+//! and probes servers that could not be reached. Must not know requests: nothing of it is on their path.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tracing::{debug, info, warn};
+
+use super::hello::Hello;
+use super::list::{self, ListFile, Taken};
+use super::shared::Shared;
+use super::snapshot::Snapshot;
+use crate::domain::names::ServerName;
+use crate::wire::messages::{Held, RouterList};
+
+/// Between the first probes of a server set aside; doubled up to `probe_interval`.
+const FIRST_PROBE: Duration = Duration::from_millis(50);
+
+/// Bounds of the actor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    pub mailbox: usize,
+    pub heartbeat: Duration,
+    pub probe_interval: Duration,
+    pub connect_timeout: Duration,
+}
+
+/// A Server List from management, for `try_send`. The answer says what is held then, whatever became of it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Take {
+    pub list: Box<RouterList>,
+    pub answer: oneshot::Sender<Held>,
+}
+
+/// Probe this server until it answers, then take it back.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct SetAside(pub ServerName);
+
+/// The actor.
+pub struct ListActor {
+    shared: Arc<Shared>,
+    file: ListFile,
+    settings: Settings,
+    hello: Option<Hello>,
+    saying: bool,
+}
+
+impl ListActor {
+    /// Starts on this thread, with what the last run held. Without `hello` nobody is told of this router.
+    pub fn begin(shared: Arc<Shared>, file: ListFile, settings: Settings, hello: Option<Hello>) -> Addr<Self> {
+        match file.read() {
+            Ok(Some(held)) => {
+                info!(stamp = ?held.stamp, "goes on with the Server List of the last run");
+                shared.publish(Snapshot::build(held, &Snapshot::default()));
+            }
+            Ok(None) => {}
+            Err(error) => warn!(path = %file.path().display(), %error, "the Server List kept on disk cannot be read"),
+        }
+        let addr = Self::create(|ctx| {
+            ctx.set_mailbox_capacity(settings.mailbox);
+            Self { shared: Arc::clone(&shared), file, settings, hello, saying: false }
+        });
+        shared.probes_through(addr.clone().recipient());
+        addr
+    }
+
+    fn take(&mut self, came: RouterList) -> Held {
+        let before = self.shared.snapshot();
+        let held = before.list.as_deref();
+        let stamp = came.stamp.clone();
+        match list::take(held, came) {
+            Taken::New(list) => {
+                let worth_a_write = held.is_none_or(|held| list::differ(held, &list));
+                let snapshot = Snapshot::build(*list, &before);
+                let new = snapshot.list.clone();
+                self.shared.publish(snapshot);
+                if let Some(new) = new.filter(|_| worth_a_write) {
+                    self.write(&new);
+                }
+            }
+            Taken::Ignored => debug!(?stamp, "a Server List that is not newer"),
+            Taken::OtherBase => debug!(?stamp, "a change of a Server List that is not held"),
+        }
+        Held { held: list::stamp(self.shared.snapshot().list.as_deref()) }
+    }
+
+    fn write(&self, list: &RouterList) {
+        // Routing goes on from memory; only a restart would go on from the older one.
+        if let Err(error) = self.file.write(list) {
+            warn!(path = %self.file.path().display(), %error, "the Server List cannot be kept on disk");
+        }
+    }
+
+    /// Tells management, unless the last time has not ended yet.
+    fn say_hello(&mut self, ctx: &mut Context<Self>) {
+        let Some(hello) = self.hello.clone().filter(|_| !self.saying) else { return };
+        self.saying = true;
+        let snapshot = Arc::clone(&*self.shared.snapshot());
+        let saying = async move { hello.say(&snapshot).await };
+        ctx.spawn(saying.into_actor(self).map(|hello, actor, _| {
+            actor.hello = Some(hello);
+            actor.saying = false;
+        }));
+    }
+
+    /// Where the server takes requests by the newest list; `None`: it is in no list any more.
+    fn address(&self, server: &ServerName) -> Option<SocketAddr> {
+        self.shared.snapshot().server(server).filter(|server| server.is_aside()).map(|server| server.data)
+    }
+
+    fn probe(&mut self, server: ServerName, pause: Duration, ctx: &mut Context<Self>) {
+        ctx.run_later(pause, move |actor, ctx| {
+            // Gone, moved, or taken back by a request that reached it: whoever fails next sets it aside anew.
+            let Some(addr) = actor.address(&server) else { return };
+            let reach = tokio::time::timeout(actor.settings.connect_timeout, TcpStream::connect(addr));
+            ctx.spawn(reach.into_actor(actor).map(move |reached, actor, ctx| match reached {
+                Ok(Ok(_)) => actor.take_back(&server, addr),
+                Ok(Err(_)) | Err(_) => {
+                    let pause = (pause * 2).min(actor.settings.probe_interval);
+                    actor.probe(server, pause, ctx);
+                }
+            }));
+        });
+    }
+
+    fn take_back(&self, server: &ServerName, addr: SocketAddr) {
+        if let Some(server) = self.shared.snapshot().server(server).filter(|server| server.data == addr) {
+            info!(server = %server.name, "a server that was set aside can be reached again");
+            server.take_back();
+            self.shared.wake();
+        }
+    }
+}
+
+impl Actor for ListActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        self.say_hello(ctx);
+        ctx.run_interval(self.settings.heartbeat, Self::say_hello);
+    }
+}
+
+impl Handler<Take> for ListActor {
+    type Result = ();
+
+    fn handle(&mut self, Take { list, answer }: Take, _: &mut Context<Self>) {
+        // Whoever sent it may have gone meanwhile; it is taken all the same.
+        let _ = answer.send(self.take(*list));
+    }
+}
+
+impl Handler<SetAside> for ListActor {
+    type Result = ();
+
+    fn handle(&mut self, SetAside(server): SetAside, ctx: &mut Context<Self>) {
+        warn!(%server, "a server cannot be reached: it is set aside and probed");
+        self.probe(server, FIRST_PROBE.min(self.settings.probe_interval), ctx);
+    }
+}
+
+#[cfg(test)]
+#[path = "actor_tests.rs"]
+mod tests;

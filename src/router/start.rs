@@ -1,0 +1,225 @@
+//! Owns a router's life in this process: its workers and control listener begin together, and end in order.
+//! Must not know what they do in between, nor other roles.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Addr, Arbiter};
+use actix_web::dev::ServerHandle;
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use super::actor::{self, ListActor};
+use super::admin;
+use super::hello::Hello;
+use super::list::ListFile;
+use super::requests::Requests;
+use super::shared::{Rules, Shared, Trusted};
+use crate::link::client::Client;
+use crate::link::identity::Identity;
+use crate::link::secret::Secret;
+use crate::proxy::{Limits, Shutdown, listen, serve};
+use crate::wire::messages::{NodeRole, Registration};
+
+/// What a router needs to know; `node.rs` makes it of the configuration.
+#[derive(Clone)]
+pub struct RouterConfig {
+    pub identity: Identity,
+    /// Where clients come in.
+    pub http: SocketAddr,
+    pub control: SocketAddr,
+    pub workers: usize,
+    /// Where the Server List is kept across restarts.
+    pub data_dir: PathBuf,
+    pub labels: BTreeMap<String, String>,
+    /// Base URLs of management, in the order to try.
+    pub management: Vec<String>,
+    pub secret: Option<Secret>,
+    /// For what goes to management.
+    pub client: Client,
+    pub heartbeat: Duration,
+    pub trusted: Trusted,
+    pub expose_version: bool,
+    pub limits: RouterLimits,
+}
+
+/// The bounds; `conf/default.toml`, `[router.limits]`, says what each is.
+#[derive(Clone, Debug)]
+pub struct RouterLimits {
+    pub proxy: Limits,
+    pub held_requests: usize,
+    pub unreachable_wait: Duration,
+    pub probe_interval: Duration,
+    pub server_list_size: usize,
+    pub stop_timeout: Duration,
+    pub mailbox: usize,
+}
+
+impl Default for RouterLimits {
+    fn default() -> Self {
+        Self {
+            proxy: Limits::default(),
+            held_requests: 10_000,
+            unreachable_wait: Duration::from_secs(1),
+            probe_interval: Duration::from_secs(1),
+            server_list_size: 16 << 20,
+            stop_timeout: Duration::from_secs(30),
+            mailbox: 1_024,
+        }
+    }
+}
+
+/// The role.
+pub struct Router;
+
+/// A router that serves. Dropping it leaves it serving; [`RunningRouter::stop`] ends it.
+pub struct RunningRouter {
+    http: SocketAddr,
+    control: SocketAddr,
+    shared: Arc<Shared>,
+    shutdown: Shutdown,
+    workers: Vec<Worker>,
+    desk: ServerHandle,
+    stop_timeout: Duration,
+    _actor: Addr<ListActor>,
+}
+
+struct Worker {
+    arbiter: Arbiter,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Router {
+    /// Listens on both addresses and serves. Must be called on a thread of an actix system, which also carries the actor
+    /// and the control listener. An address in use is an error that names it.
+    pub async fn start(config: RouterConfig) -> io::Result<RunningRouter> {
+        let workers = config.workers.max(1);
+        let listeners = listen(config.http, workers)?;
+        let desk_listener = bind(config.control)?;
+        let (http, control) = (address(&listeners)?, desk_listener.local_addr()?);
+        let shared = Shared::new(rules(&config), workers);
+        let actor = begin_actor(&config, &shared, (http, control));
+        let limits = &config.limits;
+        let desk = admin::serve(desk_listener, control, Arc::clone(&shared), actor.clone(), limits.server_list_size)?;
+        let handle = desk.handle();
+        actix::spawn(async move {
+            if let Err(error) = desk.await {
+                error!(%error, "the router's control listener ended");
+            }
+        });
+        let shutdown = Shutdown::new();
+        let begin = |(number, listener)| Worker::begin(number, listener, &shared, limits.proxy.clone(), &shutdown);
+        let workers = listeners.into_iter().enumerate().map(begin).collect();
+        info!(%http, %control, "the router serves");
+        let stop_timeout = limits.stop_timeout;
+        Ok(RunningRouter { http, control, shared, shutdown, workers, desk: handle, stop_timeout, _actor: actor })
+    }
+}
+
+impl RunningRouter {
+    /// Where clients come in.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    pub fn control(&self) -> SocketAddr {
+        self.control
+    }
+
+    /// Takes no more connections, lets requests under way end for `stop_timeout`, and cuts what is left then.
+    pub async fn stop(self) {
+        self.shared.stop();
+        self.shutdown.begin();
+        let (mut arbiters, mut all) = (Vec::new(), Vec::new());
+        for Worker { arbiter, ended } in self.workers {
+            arbiters.push(arbiter);
+            all.push(ended);
+        }
+        if tokio::time::timeout(self.stop_timeout, futures_util::future::join_all(all)).await.is_err() {
+            warn!("requests that were still under way at the end of stop_timeout are cut");
+        }
+        for arbiter in arbiters {
+            arbiter.stop();
+        }
+        self.desk.stop(true).await;
+    }
+}
+
+impl Worker {
+    /// Starts a thread with its own listener. What it serves shares nothing with other workers but what is in `shared`.
+    fn begin(number: usize, listener: TcpListener, shared: &Arc<Shared>, limits: Limits, shutdown: &Shutdown) -> Self {
+        let arbiter = Arbiter::new();
+        let (tell, ended) = oneshot::channel();
+        let (shared, shutdown) = (Arc::clone(shared), shutdown.clone());
+        let spawned = arbiter.spawn_fn(move || {
+            actix::spawn(async move {
+                let requests = Rc::new(Requests::new(shared, number));
+                if let Err(error) = serve(listener, requests, limits, shutdown).await {
+                    error!(%error, number, "a worker of the router ended");
+                }
+                // Nobody may be waiting.
+                let _ = tell.send(());
+            });
+        });
+        if !spawned {
+            error!(number, "a worker of the router did not start");
+        }
+        Self { arbiter, ended }
+    }
+}
+
+fn rules(config: &RouterConfig) -> Rules {
+    Rules {
+        identity: config.identity.clone(),
+        secret: config.secret.clone(),
+        trusted: Arc::clone(&config.trusted),
+        expose_version: config.expose_version,
+        held_requests: config.limits.held_requests,
+        unreachable_wait: config.limits.unreachable_wait,
+    }
+}
+
+fn begin_actor(
+    config: &RouterConfig,
+    shared: &Arc<Shared>,
+    (http, control): (SocketAddr, SocketAddr),
+) -> Addr<ListActor> {
+    let registration = Registration {
+        role: NodeRole::Router,
+        control,
+        data: http,
+        labels: config.labels.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        cores: config.workers,
+    };
+    let hello = Hello {
+        client: config.client.clone(),
+        identity: config.identity.clone(),
+        registration: Arc::new(registration),
+        management: config.management.clone(),
+        at: 0,
+        registered: false,
+    };
+    let settings = actor::Settings {
+        mailbox: config.limits.mailbox,
+        heartbeat: config.heartbeat,
+        probe_interval: config.limits.probe_interval,
+        connect_timeout: config.limits.proxy.connect_timeout,
+    };
+    ListActor::begin(Arc::clone(shared), ListFile::in_dir(&config.data_dir), settings, Some(hello))
+}
+
+fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}"));
+    TcpListener::bind(addr).map_err(named)
+}
+
+fn address(listeners: &[TcpListener]) -> io::Result<SocketAddr> {
+    let first = listeners.first().ok_or_else(|| io::Error::other("no worker has a listener"))?;
+    first.local_addr()
+}

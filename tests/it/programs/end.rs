@@ -1,0 +1,42 @@
+//! How an instance ends, with all that it started.
+
+use super::*;
+use std::time::Duration;
+
+use neap::domain::program::StopSignal;
+use neap::programs::instance::Exit;
+use neap::programs::logs;
+use neap::programs::stop;
+
+#[actix_rt::test]
+async fn a_program_that_ignores_its_signal_is_killed_with_all_that_it_started() {
+    let ground = Ground::python(STUBBORN, "");
+    let instance = ground.run().await;
+    let child: u32 = logs::tail(&ground.log(&instance), 1)[0].parse().unwrap();
+    assert!(lives(child));
+    let stopped = stop::stop(&instance, StopSignal::Term, Duration::from_millis(300)).await.unwrap();
+    assert_eq!((stopped.exit, stopped.killed), (Exit::Signal(9), true));
+    assert!(!lives(child) && !lives(instance.record().pid));
+}
+
+#[actix_rt::test]
+async fn a_child_that_left_its_group_and_dropped_its_environment_is_killed_too() {
+    let script = STUBBORN.replace("SIG_IGN", "SIG_DFL").replace("'setsid',", "'setsid', 'env', '-i',");
+    let ground = Ground::python(&script, "");
+    let instance = ground.run().await;
+    let child: u32 = logs::tail(&ground.log(&instance), 1)[0].parse().unwrap();
+    let stopped = stop::stop(&instance, StopSignal::Term, Duration::from_millis(300)).await.unwrap();
+    assert_eq!((stopped.exit, stopped.killed), (Exit::Signal(15), true));
+    assert!(!lives(child));
+}
+
+#[actix_rt::test]
+async fn what_a_program_leaves_behind_when_it_ends_is_killed_after_the_grace() {
+    let script = STUBBORN.replace("SIG_IGN", "SIG_DFL");
+    let ground = Ground::python(&script, "");
+    let instance = ground.run().await;
+    let child: u32 = logs::tail(&ground.log(&instance), 1)[0].parse().unwrap();
+    let stopped = stop::stop(&instance, StopSignal::Term, Duration::from_millis(300)).await.unwrap();
+    assert_eq!((stopped.exit, stopped.killed), (Exit::Signal(15), true));
+    assert!(!lives(child));
+}

@@ -1,0 +1,136 @@
+//! Owns the sound configurations: small, closed, and each about one kind of trouble.
+
+use neap::domain::program::OnDrainTimeout;
+
+use super::explore::walk;
+use super::world::{Cluster, Faults};
+
+fn sound(name: &str, cluster: &Cluster) {
+    walk(cluster, |world| cluster.is_calm(world), 3_000_000).assert_sound(name);
+}
+
+#[test]
+fn a_ripple_without_faults() {
+    sound("no faults", &Cluster { requests: 2, ..Cluster::default() });
+}
+
+#[test]
+fn a_server_that_crashes_and_boots() {
+    let faults = Faults { crashes: 1, ..Faults::default() };
+    sound("crash and boot", &Cluster { faults, ..Cluster::default() });
+}
+
+#[test]
+fn loss_with_lease() {
+    let faults = Faults { leases: 2, ..Faults::default() };
+    sound("loss with lease", &Cluster { faults, lossy: true, ..Cluster::default() });
+}
+
+#[test]
+fn repeats_and_reordering() {
+    let faults = Faults { repeats: 2, leases: 1, ..Faults::default() };
+    sound("repeats and reordering", &Cluster { faults, to_servers: 3, to_managements: 2, ..Cluster::default() });
+}
+
+#[test]
+fn a_partition() {
+    let faults = Faults { leases: 1, suspicions: 1, timeouts: 1, ..Faults::default() };
+    sound("partition", &Cluster { faults, lossy: true, to_servers: 2, ..Cluster::default() });
+}
+
+#[test]
+fn an_abort() {
+    let faults = Faults { aborts: 1, leases: 1, repeats: 1, ..Faults::default() };
+    sound("abort", &Cluster { faults, lossy: true, to_servers: 2, to_managements: 2, ..Cluster::default() });
+}
+
+#[test]
+fn an_abort_and_a_crash() {
+    let faults = Faults { aborts: 1, crashes: 1, ..Faults::default() };
+    sound("abort and crash", &Cluster { faults, to_servers: 2, ..Cluster::default() });
+}
+
+#[test]
+fn drains_that_time_out_abort() {
+    let faults = Faults { timeouts: 2, crashes: 1, ..Faults::default() };
+    sound("drain timeout: abort", &Cluster { faults, ..Cluster::default() });
+}
+
+#[test]
+fn drains_that_time_out_are_forced() {
+    let faults = Faults { timeouts: 2, crashes: 1, ..Faults::default() };
+    sound("drain timeout: force", &Cluster { faults, on_drain_timeout: OnDrainTimeout::Force, ..Cluster::default() });
+}
+
+#[test]
+fn a_release_that_does_not_start() {
+    let faults = Faults { crashes: 1, ..Faults::default() };
+    sound("bad release", &Cluster { faults, bad_release: true, ..Cluster::default() });
+}
+
+#[test]
+fn starts_that_fail() {
+    let faults = Faults { failed_starts: 2, crashes: 1, ..Faults::default() };
+    sound("failed starts", &Cluster { faults, ..Cluster::default() });
+}
+
+#[test]
+fn a_management_that_restarts() {
+    let faults = Faults { management_crashes: 1, ..Faults::default() };
+    sound("management restarts", &Cluster { faults, to_servers: 2, to_managements: 2, ..Cluster::default() });
+}
+
+#[test]
+fn a_management_and_a_server_that_restart() {
+    let faults = Faults { management_crashes: 1, crashes: 1, ..Faults::default() };
+    sound("management and server restart", &Cluster { faults, ..Cluster::default() });
+}
+
+#[test]
+fn two_managements() {
+    sound("two managements", &Cluster { managements: 2, to_servers: 2, ..Cluster::default() });
+}
+
+#[test]
+fn two_managements_and_a_crash() {
+    let faults = Faults { crashes: 1, ..Faults::default() };
+    sound("two managements and a crash", &Cluster { managements: 2, faults, ..Cluster::default() });
+}
+
+#[test]
+fn a_management_that_lost_its_disk() {
+    let faults = Faults { management_crashes: 1, ..Faults::default() };
+    let lost = Cluster { loses_disk: true, to_servers: 3, to_managements: 2, faults, ..Cluster::default() };
+    sound("lost disk", &lost);
+}
+
+#[test]
+fn a_management_dead_for_good() {
+    let faults = Faults { management_crashes: 1, crashes: 1, ..Faults::default() };
+    sound("management dead for good", &Cluster { for_good: true, faults, ..Cluster::default() });
+}
+
+#[test]
+fn a_server_that_is_down_during_the_ripple_is_caught_up() {
+    let faults = Faults { crashes: 1, timeouts: 2, ..Faults::default() };
+    sound("desired and observed", &Cluster { faults, ..Cluster::default() });
+}
+
+#[test]
+fn three_servers() {
+    let faults = Faults { leases: 1, ..Faults::default() };
+    let three = Cluster { servers: 3, min_serving: 1, batch: 2, faults, lossy: true, to_servers: 2, ..Cluster::default() };
+    sound("three servers, two at a time", &three);
+}
+
+#[test]
+fn an_instance_that_fails() {
+    let faults = Faults { unhealthy: 1, timeouts: 1, ..Faults::default() };
+    sound("unhealthy", &Cluster { servers: 3, min_serving: 1, faults, ..Cluster::default() });
+}
+
+#[test]
+fn one_server_whose_program_may_be_held() {
+    let faults = Faults { crashes: 2, leases: 1, ..Faults::default() };
+    sound("one server", &Cluster { servers: 1, min_serving: 0, faults, lossy: true, ..Cluster::default() });
+}

@@ -1,0 +1,12 @@
+//! A model of the cluster that drives the domain's own code: servers, managements, routers and a network that loses,
+//! repeats and reorders, with crashes between saving and speaking. Checks I1 to I5 and L; and that each rule of the
+//! protocol that may not be left out is missed when it is.
+//!
+//! `cargo test --release --test model`. Without `--release` the larger configurations are ignored.
+
+mod configurations;
+mod explore;
+mod management;
+mod rules_left_out;
+mod server;
+mod world;
