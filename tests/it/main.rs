@@ -2,5 +2,8 @@
 
 mod app_server;
 mod cli;
+mod e2e;
 mod programs;
+mod support;
+mod tidy;
 mod traffic;

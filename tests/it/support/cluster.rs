@@ -179,7 +179,9 @@ impl Cluster {
 
     /// Runs a command beside the test.
     pub fn spawn(&self, args: &[&str]) -> Beside {
-        Beside(Some(self.command(args).spawn().unwrap()))
+        let said = tempfile::NamedTempFile::new().unwrap();
+        let child = self.command(args).stderr(said.reopen().unwrap()).spawn().unwrap();
+        Beside { child: Some(child), said }
     }
 
     /// Runs a command that must do what it is asked for.
@@ -247,6 +249,13 @@ impl Cluster {
     #[track_caller]
     pub fn node_view(&self, name: &str) -> NodeView {
         self.ask(&format!("nodes/{name}")).unwrap()
+    }
+
+    /// What a server tells of itself, whether management is there or not.
+    pub fn metrics(&self, server: &str) -> Result<String, String> {
+        let number: u8 = server.trim_start_matches("server-").parse().unwrap();
+        let answer = http::ask(self.block.at(20 + number, 7_420), "GET /metrics", b"", ASK)?;
+        Ok(String::from_utf8_lossy(&answer.body).into_owned())
     }
 
     /// The newest ripple of a program.
@@ -336,23 +345,32 @@ fn show(status: &StatusView) -> String {
 }
 
 /// A command that runs; killed when dropped.
-pub struct Beside(Option<Child>);
+pub struct Beside {
+    child: Option<Child>,
+    said: tempfile::NamedTempFile,
+}
 
 impl Beside {
-    /// Waits for its end.
-    pub fn ended(mut self) -> Ran {
-        Ran::from(self.0.take().unwrap().wait_with_output().unwrap())
+    /// Whether it has told anything on standard error.
+    pub fn has_said(&self) -> bool {
+        self.said.as_file().metadata().unwrap().len() > 0
     }
 
     pub fn interrupt(&self) {
-        let pid = rustix::process::Pid::from_child(self.0.as_ref().unwrap());
+        let pid = rustix::process::Pid::from_child(self.child.as_ref().unwrap());
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    }
+
+    /// Waits for its end.
+    pub fn ended(mut self) -> Ran {
+        let output = self.child.take().unwrap().wait_with_output().unwrap();
+        Ran { err: fs::read_to_string(self.said.path()).unwrap(), ..Ran::from(output) }
     }
 }
 
 impl Drop for Beside {
     fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
+        if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
         }

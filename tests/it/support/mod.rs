@@ -4,10 +4,12 @@
 mod block;
 pub mod cluster;
 mod http;
+pub use http::Answer;
 pub mod load;
 mod node;
 pub mod release;
 pub mod watch;
+pub mod wire;
 
 use std::time::{Duration, Instant};
 
