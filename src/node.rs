@@ -3,15 +3,17 @@
 
 use std::fs;
 use std::io;
+use std::sync::Arc;
 
 use crate::config::values::LogFormat;
 use crate::config::{Config, Loaded};
 use crate::link::client::Client;
 use crate::link::identity::Identity;
 use crate::link::secret::Secret;
+use crate::router::{Router, RouterConfig, RouterLimits, RunningRouter};
 use crate::store::{Store, StoreError};
 use crate::wire::role::Role;
-use crate::{management, telemetry};
+use crate::{app_server, management, proxy, telemetry};
 
 /// Why a node does not run.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +66,8 @@ fn open_store(config: &Config) -> Result<Store, NodeError> {
 
 /// The roles that run. They stop from the outside in: requests first, decisions last.
 struct Running {
+    router: Option<RunningRouter>,
+    app_server: Option<app_server::Running>,
     management: Option<management::Running>,
 }
 
@@ -75,17 +79,32 @@ impl Running {
         client: &Client,
         secret: Option<Secret>,
     ) -> Result<Self, NodeError> {
-        let mut running = Self { management: None };
+        let mut running = Self { router: None, app_server: None, management: None };
         if config.has(Role::Management) {
             let settings = management_settings(config);
             let listen = settings.listen;
             let started = management::start(identity.clone(), settings, store.clone(), client.clone(), secret.clone());
             running.management = Some(started.await.map_err(|error| at(listen, &error))?);
         }
+        if config.has(Role::AppServer) {
+            let settings = app_server_settings(config)?;
+            let started = app_server::start(identity.clone(), store.clone(), secret.clone(), settings).await;
+            running.app_server = Some(started.map_err(|error| NodeError::Start(error.to_string()))?);
+        }
+        if config.has(Role::Router) {
+            let started = Router::start(router_config(config, identity, client, secret)).await;
+            running.router = Some(started.map_err(|error| NodeError::Start(error.to_string()))?);
+        }
         Ok(running)
     }
 
     async fn stop(self) {
+        if let Some(router) = self.router {
+            router.stop().await;
+        }
+        if let Some(app_server) = self.app_server {
+            app_server.stop().await;
+        }
         if let Some(management) = self.management {
             management.stop().await;
         }
@@ -123,6 +142,88 @@ fn management_settings(config: &Config) -> management::Settings {
             router_wait: limits.router_wait,
         },
     }
+}
+
+fn router_config(config: &Config, identity: &Identity, client: &Client, secret: Option<Secret>) -> RouterConfig {
+    let (router, limits) = (&config.router, &config.router.limits);
+    let networks = router.trusted_proxies.clone();
+    RouterConfig {
+        identity: identity.clone(),
+        http: router.http,
+        control: router.control,
+        workers: config.node.workers,
+        data_dir: config.node.data_dir.clone(),
+        labels: config.node.labels.clone(),
+        management: config.cluster.management.clone(),
+        secret,
+        client: client.clone(),
+        heartbeat: config.cluster.heartbeat,
+        trusted: Arc::new(move |address| networks.iter().any(|network| network.contains(address))),
+        expose_version: router.expose_version,
+        limits: RouterLimits {
+            proxy: proxy::Limits {
+                head_bytes: limits.head_size as usize,
+                head_timeout: limits.head_timeout,
+                idle_timeout: Some(limits.client_idle),
+                write_idle: limits.write_timeout,
+                connect_timeout: limits.connect_timeout,
+                connections: limits.connections.div_ceil(config.node.workers),
+                replay_bytes: limits.replay_size,
+                replay_budget: Arc::new(proxy::ReplayBudget::new(limits.replay_total as usize)),
+                reuse_idle: limits.reuse_idle,
+                pool_idle: limits.pool_idle,
+                pool_per_key: limits.pool_per_server,
+                ..proxy::Limits::default()
+            },
+            held_requests: limits.held_requests,
+            unreachable_wait: limits.unreachable_wait,
+            probe_interval: limits.probe_interval,
+            server_list_size: limits.server_list_size as usize,
+            stop_timeout: limits.stop_timeout,
+            mailbox: limits.mailbox,
+        },
+    }
+}
+
+fn app_server_settings(config: &Config) -> Result<app_server::Settings, NodeError> {
+    let (server, limits) = (&config.app_server, &config.app_server.limits);
+    let told = |what| move |error: io::Error| NodeError::Start(format!("{what}: {error}"));
+    Ok(app_server::Settings {
+        data: server.data,
+        control: server.control,
+        ports: server.ports.first..=server.ports.last,
+        data_dir: config.node.data_dir.canonicalize().map_err(told("[node] data_dir"))?,
+        binary: std::env::current_exe().map_err(told("the neap binary"))?,
+        labels: config.node.labels.clone(),
+        cores: server.cores,
+        workers: config.node.workers,
+        management: config.cluster.management.clone(),
+        heartbeat: config.cluster.heartbeat,
+        lease: config.cluster.lease,
+        boot_wait: config.cluster.boot_wait,
+        bounds: app_server::Bounds {
+            active_requests: limits.active_requests,
+            ledger_rows: limits.ledger_rows,
+            programs: limits.programs,
+            mailbox: limits.mailbox,
+            message_size: config.cluster.limits.message_size as usize,
+            fetch_timeout: limits.fetch_timeout,
+            release_size: limits.release_size,
+            stop_timeout: limits.stop_timeout,
+        },
+        proxy: proxy::Limits {
+            head_bytes: limits.head_size as usize,
+            head_timeout: limits.head_timeout,
+            write_idle: limits.write_timeout,
+            connect_timeout: limits.connect_timeout,
+            connections: limits.connections.div_ceil(config.node.workers),
+            reuse_idle: limits.reuse_idle,
+            pool_per_key: limits.pool_per_instance,
+            ..proxy::Limits::of_data_port()
+        },
+        client: config.client(),
+        outbox: config.outbox(limits.mailbox),
+    })
 }
 
 /// Waits for TERM or INT.

@@ -76,7 +76,8 @@ async fn message(desk: web::Data<Desk>, body: web::Bytes) -> Result<HttpResponse
         actix::dev::SendError::Full(_) => Problem::new(Code::QueueFull, "this server has too many messages to look at"),
         actix::dev::SendError::Closed(_) => Problem::new(Code::Unavailable, "this server is stopping"),
     })?;
-    let late = |_| Problem::new(Code::TimedOut, format!("no answer within {}", crate::domain::duration::show(ANSWER_WAIT)));
+    let late =
+        |_| Problem::new(Code::TimedOut, format!("no answer within {}", crate::domain::duration::show(ANSWER_WAIT)));
     let lost = |_| Problem::new(Code::Unavailable, "this server is stopping");
     let answer = timeout(ANSWER_WAIT, told).await.map_err(late)?.map_err(lost)??;
     Ok(HttpResponse::Ok().json(answer))

@@ -51,15 +51,14 @@ pub trait Life {
 /// The instances of one program on record: in memory as on disk.
 #[derive(Clone)]
 pub struct Keeper {
-    pub program: ProgramName,
     store: Store,
     records: Rc<RefCell<BTreeMap<String, InstanceRecord>>>,
 }
 
 impl Keeper {
-    pub fn new(program: ProgramName, store: Store, records: Vec<InstanceRecord>) -> Self {
+    pub fn new(store: Store, records: Vec<InstanceRecord>) -> Self {
         let records = records.into_iter().map(|record| (record.name.clone(), record)).collect();
-        Self { program, store, records: Rc::new(RefCell::new(records)) }
+        Self { store, records: Rc::new(RefCell::new(records)) }
     }
 
     pub fn all(&self) -> Vec<InstanceRecord> {

@@ -56,8 +56,7 @@ pub struct Opened {
 impl Ledger {
     /// Opens the ledger in `dir`. The requests of a dead process are found, and counted by [`Ledger::bury`].
     pub fn open(dir: &Path, server: NodeName, rows: usize, seats: usize, stamp: &str) -> Result<Opened, StoreError> {
-        std::fs::create_dir_all(dir)
-            .map_err(|source| StoreError::File { path: dir.to_owned(), source })?;
+        std::fs::create_dir_all(dir).map_err(|source| StoreError::File { path: dir.to_owned(), source })?;
         let rows = Rows::open(&dir.join("counts"), rows, stamp)?;
         let seats = Seats::open(&dir.join("active"), seats, stamp)?;
         let ledger = Self { server, rows, seats, failures: Mutex::default() };
@@ -145,7 +144,8 @@ impl Ledger {
 
     /// A program's active requests, the oldest first.
     pub fn active(&self, program: &ProgramName) -> Vec<ActiveRequest> {
-        let mut active: Vec<_> = self.seats.occupied().into_iter().filter_map(|seat| self.shown(program, seat)).collect();
+        let mut active: Vec<_> =
+            self.seats.occupied().into_iter().filter_map(|seat| self.shown(program, seat)).collect();
         active.sort_by_key(|request| std::cmp::Reverse(request.age_ms));
         active
     }

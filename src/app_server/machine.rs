@@ -113,7 +113,8 @@ impl Inner {
             // Looked at before the first probe of this run opens a connection of its own.
             Some(instance) => {
                 let port = instance.record().port;
-                let orphans = Orphans::at_boot(port).map_err(|error| format!("cannot count its connections: {error}"))?;
+                let orphans =
+                    Orphans::at_boot(port).map_err(|error| format!("cannot count its connections: {error}"))?;
                 (instance, Some(orphans))
             }
             None => (self.launch(&manifest, &release, &keeper).await?, None),
@@ -130,12 +131,7 @@ impl Inner {
         Ok(Up { addr, life: Rc::new(Living { instance, health, orphans: RefCell::new(orphans) }) })
     }
 
-    async fn launch(
-        &self,
-        manifest: &Manifest,
-        release: &Release,
-        keeper: &Keeper,
-    ) -> Result<Arc<Instance>, String> {
+    async fn launch(&self, manifest: &Manifest, release: &Release, keeper: &Keeper) -> Result<Arc<Instance>, String> {
         let told = |error: &dyn std::fmt::Display| error.to_string();
         let none = || format!("release {} of {} is not unpacked here", release.version, manifest.name);
         let dir = self.rooms.path(&manifest.name, release.sha256).ok_or_else(none)?;

@@ -44,7 +44,7 @@ impl Server {
         let mut programs = BTreeMap::new();
         for placement in kept.placements {
             let own = instances.extract_if(.., |record| record.program == placement.program).collect();
-            let keeper = Keeper::new(placement.program.clone(), shared.store.clone(), own);
+            let keeper = Keeper::new(shared.store.clone(), own);
             let name = placement.program.clone();
             programs.insert(name, Program::new(shared.clone(), placement, keeper).begin());
         }
@@ -53,14 +53,6 @@ impl Server {
             tracing::error!(instance = record.name, "an instance's record has no placement");
         }
         Self { shared, programs, preparer, prepares: HashMap::new() }
-    }
-
-    pub fn begin(self) -> Addr<Self> {
-        let mailbox = self.shared.settings.bounds.mailbox;
-        Self::create(|ctx| {
-            ctx.set_mailbox_capacity(mailbox);
-            self
-        })
     }
 
     /// The actor of a program; a new one where this server has never held it.
@@ -73,7 +65,7 @@ impl Server {
             let detail = format!("this server has {most} programs already, and takes no more");
             return Err(Problem::new(Code::TooManyRequests, detail).hint("raise [app_server.limits] programs"));
         }
-        let keeper = Keeper::new(name.clone(), self.shared.store.clone(), Vec::new());
+        let keeper = Keeper::new(self.shared.store.clone(), Vec::new());
         let program = Program::new(self.shared.clone(), Placement::absent(name.clone()), keeper).begin();
         self.programs.insert(name.clone(), program.clone());
         Ok(program)
@@ -90,7 +82,10 @@ impl Server {
     }
 
     /// Makes the promise, on disk before anything is said or obeyed under it.
-    fn promise(&self, term: &crate::domain::names::Term) -> Result<Result<(), crate::domain::placement::Refusal>, Problem> {
+    fn promise(
+        &self,
+        term: &crate::domain::names::Term,
+    ) -> Result<Result<(), crate::domain::placement::Refusal>, Problem> {
         let mut seal = self.shared.seal.borrow().clone();
         match seal.admit(term) {
             Err(refusal) => return Ok(Err(refusal)),

@@ -84,7 +84,8 @@ pub async fn start(
 
     let claims = Arc::new(Claims::default());
     let server = start_actors(&identity, &store, &secret, &settings, &claims, &ledger, &machine, kept)?;
-    let desk = Desk { server: server.0.clone(), claims: claims.clone(), ledger: ledger.clone(), name: identity.name.clone() };
+    let desk =
+        Desk { server: server.0.clone(), claims: claims.clone(), ledger: ledger.clone(), name: identity.name.clone() };
     let (one, at) = (control.into_iter().next(), settings.control);
     let one = one.ok_or_else(|| listen("[app_server] control")(io::ErrorKind::AddrNotAvailable.into()))?;
     let handle = control::serve(one, at, secret.clone(), settings.bounds.message_size, desk);

@@ -15,7 +15,7 @@ pub enum RouteCommand {
     Ls,
     /// Tells which rule and which server a URL would get, and why
     Test {
-        /// Such as http://shop.example.com/cart
+        #[arg(help = "Such as http://shop.example.com/cart")]
         url: String,
     },
 }

@@ -116,7 +116,8 @@ impl Teller {
         let spinner = if out.color { "{spinner:.cyan} {msg}" } else { "{spinner} {msg}" };
         let head = bars.add(ProgressBar::new_spinner().with_style(style(spinner)));
         head.enable_steady_tick(POLL);
-        let foot = bars.add(ProgressBar::new_spinner().with_style(style("{wide_msg}")));
+        // Of several lines: `wide_msg` would cut them all to the width of one.
+        let foot = bars.add(ProgressBar::new_spinner().with_style(style("{msg}")));
         Self::Bars { bars, head, steps: Vec::new(), foot }
     }
 
@@ -141,14 +142,14 @@ impl Teller {
                 *told = Some(Box::new(seen.clone()));
             }
             Self::Bars { bars, head, steps, foot } => {
-                head.set_message(title(seen));
+                show(head, title(seen));
                 while steps.len() < seen.steps.len() {
                     steps.push(bars.insert_before(foot, ProgressBar::new_spinner().with_style(style("{wide_msg}"))));
                 }
                 for (bar, step) in steps.iter().zip(&seen.steps) {
-                    bar.set_message(format!("  {}", step_line(step)));
+                    show(bar, format!("  {}", step_line(step)));
                 }
-                foot.set_message(outlook(seen).join("\n"));
+                show(foot, outlook(seen).join("\n"));
                 if seen.state.ended() {
                     foot.finish_and_clear();
                     steps.iter().for_each(ProgressBar::abandon);
@@ -156,6 +157,13 @@ impl Teller {
                 }
             }
         }
+    }
+}
+
+/// Redraws only what is new.
+fn show(bar: &ProgressBar, words: String) {
+    if bar.message() != words {
+        bar.set_message(words);
     }
 }
 

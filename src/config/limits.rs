@@ -13,7 +13,6 @@ pub struct RouterLimits {
     pub connections: usize,
     #[serde(deserialize_with = "size")]
     pub head_size: u64,
-    pub head_fields: usize,
     #[serde(deserialize_with = "duration")]
     pub head_timeout: Duration,
     #[serde(deserialize_with = "duration")]
@@ -51,7 +50,6 @@ pub struct AppServerLimits {
     pub active_requests: usize,
     #[serde(deserialize_with = "size")]
     pub head_size: u64,
-    pub head_fields: usize,
     #[serde(deserialize_with = "duration")]
     pub head_timeout: Duration,
     #[serde(deserialize_with = "duration")]
@@ -62,20 +60,11 @@ pub struct AppServerLimits {
     #[serde(deserialize_with = "duration")]
     pub reuse_idle: Duration,
     pub programs: usize,
-    pub sessions: usize,
     pub ledger_rows: usize,
-    #[serde(deserialize_with = "size")]
-    pub log_size: u64,
-    pub log_files: usize,
-    pub log_tail_lines: usize,
-    #[serde(deserialize_with = "duration")]
-    pub prepare_timeout: Duration,
     #[serde(deserialize_with = "duration")]
     pub fetch_timeout: Duration,
     #[serde(deserialize_with = "size")]
     pub release_size: u64,
-    pub release_entries: usize,
-    pub releases_kept: usize,
     #[serde(deserialize_with = "duration")]
     pub stop_timeout: Duration,
     pub mailbox: usize,

@@ -180,6 +180,18 @@ pub struct Network {
     pub prefix: u8,
 }
 
+impl Network {
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let bits = |address: IpAddr| match address.to_canonical() {
+            IpAddr::V4(address) => (u128::from(u32::from(address)) << 96, 32),
+            IpAddr::V6(address) => (u128::from(address), 128),
+        };
+        let ((own, own_width), (other, width)) = (bits(self.address), bits(address));
+        let shift = 128u32.saturating_sub(u32::from(self.prefix));
+        own_width == width && (own ^ other).checked_shr(shift).unwrap_or(0) == 0
+    }
+}
+
 impl FromStr for Network {
     type Err = String;
     fn from_str(given: &str) -> Result<Self, String> {

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::instance::{Instance, InstanceRecord, VARIABLE, open_pidfd};
+use super::launcher;
 use super::ports::Ports;
 use super::proc::{self, Stat};
 
@@ -14,12 +15,13 @@ use super::proc::{self, Stat};
 pub enum Found {
     /// It lives, whatever its mark: the caller adopts only one that is marked running, and stops the others.
     Alive(Arc<Instance>),
-    /// Its leader is gone. What it started may still be there: see `stop::kill_rest`.
+    /// Its leader is gone, or never became the program. What is left of it may still be there: see `stop::kill_rest`.
     Gone,
 }
 
-/// Takes hold of a recorded instance if it is alive: the same boot, pid and start time, and no other instance's name
-/// in its environment. Must be called on a tokio runtime.
+/// Takes hold of a recorded instance if it is alive: the same boot, pid and start time, no other instance's name in its
+/// environment, and the launcher no more. Must be called on a tokio runtime. An error says nothing about the
+/// instance: it must not be taken for gone, nor its processes killed.
 pub fn adopt(record: &InstanceRecord, ports: &Ports) -> io::Result<Found> {
     if proc::boot_id()? != record.boot_id {
         return Ok(Found::Gone);
@@ -34,8 +36,10 @@ pub fn adopt(record: &InstanceRecord, ports: &Ports) -> io::Result<Found> {
 
 fn is_leader(record: &InstanceRecord) -> bool {
     let same = proc::stat(record.pid).is_some_and(|stat| !stat.ended && stat.start_time == record.start_time);
+    // A launcher whose node died before it gave the word is on its way out.
+    let launcher = proc::words(record.pid).get(1).is_some_and(|word| word == launcher::COMMAND);
     // Some programs write their title over their environment, so that no name is no proof; another name is.
-    same && proc::variable(record.pid, VARIABLE).is_none_or(|name| name == record.name)
+    same && !launcher && proc::variable(record.pid, VARIABLE).is_none_or(|name| name == record.name)
 }
 
 /// A process that carries the name of an instance of this node.

@@ -90,7 +90,7 @@ fn start_launcher(binary: &Path, command: &Command, log: &Path) -> Result<Child,
     let out = output::open(log)?;
     let err = out.try_clone().map_err(DiskError::at("open", log))?;
     std::process::Command::new(binary)
-        .arg("launch-instance")
+        .arg(launcher::COMMAND)
         .arg("--")
         .args(&command.argv)
         .env_clear()

@@ -7,6 +7,8 @@ use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+/// The word of the command line after the binary's name.
+pub const COMMAND: &str = "launch-instance";
 /// What the parent writes when the instance's record is on disk.
 pub const GO: u8 = b'g';
 /// Exit status of a launcher whose parent went away, or gave no word (EX_TEMPFAIL).

@@ -136,6 +136,20 @@ fn is_file(path: &Path) -> bool {
     path.to_str().is_some_and(|path| path.ends_with(SUFFIX))
 }
 
+/// Keeps the output of all programs of a server within its bounds. To be called on a timer, off the threads that
+/// serve requests; `root` is the directory of the programs' directories, `living` are instances' names.
+pub fn tend(root: &Path, living: &[String], limits: &OutputLimits) {
+    let Ok(programs) = fs::read_dir(root) else { return };
+    for dir in programs.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()) {
+        for file in files(&dir) {
+            if let Err(error) = rotate(&file, limits) {
+                tracing::warn!(%error, "output is not within its bound");
+            }
+        }
+        sweep(&dir, living, limits);
+    }
+}
+
 /// Removes the files of ended instances beyond the bound; `living` are instances' names.
 pub fn sweep(dir: &Path, living: &[String], limits: &OutputLimits) {
     let lives = |path: &PathBuf| {
@@ -178,6 +192,23 @@ mod tests {
         assert!(all.lines().enumerate().all(|(number, text)| text == format!("line {number}")));
         assert_eq!(all.lines().count(), line);
         assert!(!rotated(&path, 3).exists());
+    }
+
+    #[test]
+    fn all_programs_output_is_tended_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        for program in ["mail", "shop"] {
+            fs::create_dir(root.path().join(program)).unwrap();
+            fs::write(root.path().join(program).join("a.1.log"), "x\n").unwrap();
+            fs::write(root.path().join(program).join("a.2.log"), "x\n".repeat(100_000)).unwrap();
+        }
+        tend(root.path(), &["a.2".to_owned()], &OutputLimits { instances: 0, ..SMALL });
+        for program in ["mail", "shop"] {
+            let left = files(&root.path().join(program));
+            assert_eq!(left, [root.path().join(program).join("a.2.log")]);
+            assert!(rotated(&left[0], 1).is_file());
+        }
+        tend(Path::new("/none"), &[], &SMALL);
     }
 
     #[test]

@@ -46,6 +46,13 @@ pub fn variable(pid: u32, name: &str) -> Option<String> {
     String::from_utf8(value.to_vec()).ok()
 }
 
+/// The words of a process's command line; none while it becomes another program.
+pub fn words(pid: u32) -> Vec<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = line.strip_suffix(b"\0").unwrap_or(&line).split(|byte| *byte == 0);
+    words.filter(|_| !line.is_empty()).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
 /// All processes that have not ended.
 pub fn all() -> Vec<Stat> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
@@ -81,6 +88,7 @@ mod tests {
         assert!(!own.ended && all().contains(&own));
         assert_eq!(variable(own.pid, "PATH"), std::env::var("PATH").ok());
         assert_eq!(variable(own.pid, "PAT"), None);
+        assert_eq!(words(own.pid), std::env::args().collect::<Vec<_>>());
         assert_eq!(boot_id().unwrap().len(), 36);
     }
 }

@@ -56,9 +56,14 @@ impl Surroundings {
         self.data_dir.join("data").join(program.as_str())
     }
 
+    /// Where the output of all programs goes, a directory each (`output::tend`).
+    pub fn all_logs(&self) -> PathBuf {
+        self.data_dir.join("logs")
+    }
+
     /// Where the output of a program's instances goes.
     pub fn logs(&self, program: &ProgramName) -> PathBuf {
-        self.data_dir.join("logs").join(program.as_str())
+        self.all_logs().join(program.as_str())
     }
 
     /// The file that one instance's output goes to.

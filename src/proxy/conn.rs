@@ -93,8 +93,10 @@ async fn read_head<H: Handler>(
     let (mut first, mut searched) = (true, 0);
     loop {
         // A head that comes in many pieces is parsed when it may be whole, or can no longer be.
-        let whole = head::has_end(inbound.input.filled(), &mut searched);
-        if whole || first || inbound.input.len() > worker.limits.target_bytes {
+        if first
+            || head::has_end(inbound.input.filled(), &mut searched)
+            || inbound.input.len() > worker.limits.target_bytes
+        {
             match open(inbound.input.filled(), peer, handler, worker, out) {
                 Ok(Some((length, opened))) => {
                     inbound.input.consume(length);

@@ -78,6 +78,8 @@ enum Verdict {
         rest: Option<u64>,
     },
     Tunnel,
+    /// More bytes are needed.
+    Partial,
     Bad,
     Final(Relay),
 }
@@ -110,9 +112,17 @@ impl<R: Attempts> Talk<'_, '_, R> {
         timer: &mut Timer,
     ) -> Heard {
         let over = |attempted| Heard::Over(Driven::Attempted(attempted), false);
+        let mut first_look = true;
         for heard in 0..INTERIM_RESPONSES {
             let raced = {
-                let head = download::head(reader, &mut self.input, self.progress, timer, self.target.request_timeout);
+                let head = download::head(
+                    reader,
+                    &mut self.input,
+                    self.progress,
+                    timer,
+                    self.target.request_timeout,
+                    first_look,
+                );
                 race(pin!(head), upload.as_mut(), self.live).await
             };
             match raced {
@@ -123,12 +133,14 @@ impl<R: Attempts> Talk<'_, '_, R> {
             }
             match self.judge() {
                 Verdict::Final(relay) => return Heard::Final(relay),
+                Verdict::Partial => first_look = false,
                 Verdict::Bad => return over(self.bad_response()),
                 Verdict::Refused { header, rest } => {
                     let clean = self.progress.done.get() && rest == Some(self.input.len() as u64);
                     return Heard::Over(Driven::Refused(header), clean);
                 }
                 verdict => {
+                    first_look = true;
                     if self.outbound.write_all(&self.out).await.is_err() {
                         return over(Attempted::Early(End::ClientLeft));
                     }
@@ -179,7 +191,11 @@ impl<R: Attempts> Talk<'_, '_, R> {
         let parsed = response::parse(input.filled(), meta.is_head, |head, length| {
             (judge(head, meta, refusable, closing, live, out), length)
         });
-        let Ok(Some((verdict, length))) = parsed else { return Verdict::Bad };
+        let (verdict, length) = match parsed {
+            Ok(Some(judged)) => judged,
+            Ok(None) => return Verdict::Partial,
+            Err(_) => return Verdict::Bad,
+        };
         self.input.consume(length);
         if matches!(verdict, Verdict::Continue) {
             self.progress.go.set(true);

@@ -25,19 +25,21 @@ pub(super) enum NoHead {
     Timeout,
 }
 
-/// Waits until a whole head is in `input`. The time runs while the next move is the upstream's.
+/// Waits until a whole head is in `input`, or may be: at the first look at it, when parsing it is as cheap as looking
+/// for its end. The time runs while the next move is the upstream's.
 pub(super) async fn head(
     reader: &mut ReadHalf<'_>,
     input: &mut Input,
     progress: &Progress,
     timer: &mut Timer,
     timeout: Duration,
+    first_look: bool,
 ) -> Result<(), NoHead> {
     let mut seen = None;
     let mut searched = 0;
     poll_fn(|cx| {
         loop {
-            if has_end(input.filled(), &mut searched) {
+            if (first_look && !input.is_empty()) || has_end(input.filled(), &mut searched) {
                 return Poll::Ready(Ok(()));
             }
             if input.len() == BUFFER_BYTES {

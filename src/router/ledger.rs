@@ -1,8 +1,8 @@
 //! Owns this router's counts of what became of requests, apart for each worker and summed when asked.
 //! Must not know why a request ended as it did.
 //!
-//! A program's rows together balance at any instant: admitted = completed + client left + cut + failed + no server +
-//! active. Admitted and active are in the program's row without a server, the ends in that of the server last tried.
+//! A request is admitted once a server's answer to it begins, or it ended otherwise than for want of a server; so every
+//! row balances at any instant: admitted = completed + client left + cut + failed + active.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -133,9 +133,10 @@ impl Ledger {
         self.shards[worker % self.shards.len()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn began(&self, worker: usize, program: &ProgramName) {
+    /// A server's answer begins.
+    pub fn answered(&self, worker: usize, row: Row) {
         let mut shard = self.shard(worker);
-        let counts = &mut shard.row(Row::of(program)).counts;
+        let counts = &mut shard.row(row).counts;
         counts.admitted += 1;
         counts.active += 1;
     }
@@ -159,11 +160,16 @@ impl Ledger {
         self.shard(worker).row(Row::of(program)).held_now -= 1;
     }
 
-    /// A request has ended: both rows in one step, so that a cut between them always balances.
-    pub fn ended(&self, worker: usize, row: Row, end: End, took: Duration) {
+    /// A request has ended; `answered`: its answer had begun, in this row.
+    pub fn ended(&self, worker: usize, row: Row, end: End, answered: bool, took: Duration) {
         let mut shard = self.shard(worker);
-        shard.row(Row::of(&row.program)).counts.active -= 1;
-        shard.row(row).end(end, took);
+        let tally = shard.row(row);
+        match (answered, end) {
+            (true, _) => tally.counts.active -= 1,
+            (false, End::NoServer { .. }) => {}
+            (false, _) => tally.counts.admitted += 1,
+        }
+        tally.end(end, took);
     }
 
     /// Names a failure; the oldest is forgotten.
@@ -214,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_programs_rows_balance_across_workers_and_ends() {
+    fn rows_balance_across_workers_and_ends() {
         let ledger = Ledger::new(2);
         let at = Row::at(&shop(), &ServerName::new("s1").unwrap());
         let ends = [
@@ -226,13 +232,17 @@ mod tests {
             End::NoServer { was_held: true },
         ];
         for (worker, end) in ends.into_iter().enumerate() {
-            ledger.began(worker, &shop());
-            ledger.began(worker, &shop());
-            ledger.ended(worker, at.clone(), end, Duration::from_millis(7));
+            ledger.answered(worker, at.clone());
+            let answered = matches!(end, End::Completed { .. } | End::Cut);
+            if answered {
+                ledger.answered(worker, at.clone());
+            }
+            ledger.ended(worker, at.clone(), end, answered, Duration::from_millis(7));
         }
         let counts = total(&cut(&ledger));
-        assert_eq!((counts.admitted, counts.active, counts.completed, counts.completed_5xx), (12, 6, 2, 1));
-        assert_eq!(counts.completed + counts.client_left + counts.cut + counts.failed + counts.no_server, 6);
+        assert_eq!((counts.admitted, counts.active, counts.completed, counts.completed_5xx), (11, 6, 2, 1));
+        let ends = counts.completed + counts.client_left + counts.cut + counts.failed;
+        assert_eq!((ends + counts.active, counts.no_server), (counts.admitted, 1));
         let tally = &ledger.sum()[&at];
         assert_eq!((tally.hold_expired, tally.took[3], tally.took_sum), (1, 6, Duration::from_millis(42)));
     }
@@ -259,12 +269,15 @@ mod tests {
     fn rows_are_bounded_and_the_balance_is_kept() {
         let ledger = Ledger::new(1);
         for n in 0..MOST_ROWS + 9 {
-            ledger.began(0, &shop());
             let version = Version::new(format!("v{n}")).unwrap();
             let row = Row { version: Some(version), ..Row::of(&shop()) };
-            ledger.ended(0, row, End::Completed { status: 200 }, Duration::ZERO);
+            ledger.answered(0, row.clone());
+            ledger.ended(0, row, End::Completed { status: 200 }, true, Duration::ZERO);
         }
         let cut = cut(&ledger);
-        assert_eq!((cut.entries.len(), total(&cut).completed), (MOST_ROWS, MOST_ROWS as u64 + 9));
+        assert_eq!(
+            (cut.entries.len(), total(&cut).completed, total(&cut).active),
+            (MOST_ROWS + 1, MOST_ROWS as u64 + 9, 0)
+        );
     }
 }

@@ -58,7 +58,6 @@ impl Handler for Requests {
         let manifest = &program.manifest;
         let strip = if manifest.strip_prefix { matched.prefix_len() } else { 0 };
         let bounds = Bounds { hold: manifest.upgrade.hold, patience: self.shared.rules.unreachable_wait };
-        self.shared.ledger.began(self.worker, &manifest.name);
         Begin::Forward(Request {
             shared: Arc::clone(&self.shared),
             worker: self.worker,
@@ -75,6 +74,7 @@ impl Handler for Requests {
             refused_before: false,
             held: None,
             version: None,
+            answered: false,
             gave_up: false,
         })
     }
@@ -122,6 +122,8 @@ pub struct Request {
     refused_before: bool,
     held: Option<Held>,
     version: Option<Version>,
+    /// A server's answer has begun.
+    answered: bool,
     gave_up: bool,
 }
 
@@ -250,6 +252,11 @@ impl Request {
         self.shared.set_aside(&claim.server);
     }
 
+    fn row(&self) -> Row {
+        let server = self.at.as_ref().map(|claim| claim.server.name.clone());
+        Row { program: self.name.clone(), version: self.version.clone(), server }
+    }
+
     fn name_failure(&self, reason: &str) {
         let (method, path) = self.about.clone();
         self.shared.ledger.name(LedgerFailure {
@@ -339,6 +346,8 @@ impl Attempts for Request {
         if let Some(version) = self.version.as_ref().filter(|_| self.shared.rules.expose_version) {
             out.add(heads::VERSION, version.as_str());
         }
+        self.answered = true;
+        self.shared.ledger.answered(self.worker, self.row());
     }
 
     fn ended(&mut self, outcome: Outcome, _: Tally) {
@@ -352,9 +361,8 @@ impl Attempts for Request {
                 End::Failed
             }
         };
-        let server = self.at.take().map(|claim| claim.server.name.clone());
-        let row = Row { program: self.name.clone(), version: self.version.take(), server };
-        self.shared.ledger.ended(self.worker, row, end, self.began.elapsed());
+        self.shared.ledger.ended(self.worker, self.row(), end, self.answered, self.began.elapsed());
+        self.at = None;
         self.held = None;
     }
 }

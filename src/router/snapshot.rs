@@ -186,9 +186,7 @@ impl Placement {
         let (listed, run) = (&self.listed, self.listed.run.as_ref());
         let moved_on = match run == Some(&mark.run) {
             true => listed.generation > mark.generation,
-            false => {
-                listed.run != mark.listed_run || listed.generation > mark.generation.max(mark.listed_generation)
-            }
+            false => listed.run != mark.listed_run || listed.generation > mark.generation.max(mark.listed_generation),
         };
         let contradicts = listed.generation == mark.generation && run == Some(&mark.run);
         !(moved_on || (contradicts && now.saturating_duration_since(mark.at) >= RECHECK))

@@ -13,7 +13,10 @@ async fn an_installed_program_takes_requests_and_its_own_refusal_header_is_not_p
     let mut ground = Ground::new();
     let node = ground.node().await;
     let refused = node.get("/");
-    assert!(refused.starts_with("HTTP/1.1 503") && refused.contains(&format!("Neap-Refused: {}.0", node.run)), "{refused}");
+    assert!(
+        refused.starts_with("HTTP/1.1 503") && refused.contains(&format!("Neap-Refused: {}.0", node.run)),
+        "{refused}"
+    );
     ground.install(&node, "1.0").await;
     let answer = node.get("/");
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("Neap-Version: 1.0"), "{answer}");

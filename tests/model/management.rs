@@ -9,7 +9,7 @@ use neap::domain::names::{NodeName, OperationId, Revision, RippleId, RunId, Term
 use neap::domain::placement::{Refusal, State};
 use neap::domain::program::{LongLived, MinServing};
 use neap::domain::ripple::machine::Send;
-use neap::domain::ripple::plan::{Ask, Plan, Policy, RippleKind, plan};
+use neap::domain::ripple::plan::{Ask, Policy, RippleKind, plan};
 use neap::domain::ripple::wait::Reason;
 use neap::domain::ripple::{Asked, Ripple, StepPhase};
 use neap::domain::server_list::{Report, ServerList, Wanted};
@@ -27,6 +27,12 @@ pub struct Disk {
     ripples: BTreeMap<RippleId, Ripple>,
 }
 
+impl Disk {
+    pub fn is_fresh(&self) -> bool {
+        self.number == 0
+    }
+}
+
 /// A management. While it is up, what it knows is what it has saved: it sends only after.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Management {
@@ -35,6 +41,8 @@ pub struct Management {
     pub sends: Shared<Vec<Send>>,
     /// Servers of which a fault has happened that this management cannot know of.
     pub unheard: u8,
+    /// Not the first run of the first management.
+    pub restarted: bool,
 }
 
 impl Management {
@@ -43,6 +51,17 @@ impl Management {
         let Some(leader) = &self.up else { return false };
         let owns = leader.ripples.values().any(|ripple| ripple.owns(operation) && ripple.asked != Asked::Abort);
         off == Off::P8Matching || (leader.stepped_down.is_none() && owns)
+    }
+
+    /// Whether a report would tell it anything. (One that would not, and comes late, is no different from a late one
+    /// that would have.)
+    pub fn does_not_know(&self, server: usize, run: &RunId, report: &Report) -> bool {
+        let Some(leader) = &self.up else { return false };
+        let name = server_name(server);
+        let entry = leader.list.servers.get(&name);
+        entry.is_none_or(|entry| !entry.up || entry.sealed.as_ref().is_some_and(|sealed| sealed != run))
+            || (entry.is_some_and(|entry| entry.sealed.is_some())
+                && leader.list.observed(&program(), &name) != Some(report))
     }
 
     pub fn rests(&self, world: &World) -> bool {
@@ -86,20 +105,21 @@ pub fn first(cluster: &Cluster, world: &mut World) {
         leader.up(name, &held.run(server), 0);
         leader.sealed(name, 0, &held.run(server), vec![held.report(cluster)]);
     }
-    leader.start(first_plan(cluster, &leader.list));
+    leader.start(plan(ask(cluster, "r", 2), &leader.list).expect("a plan"));
     world.managements = (0..cluster.managements)
         .map(|_| Management {
             disk: Shared::new(Disk::default()),
             up: None,
             sends: Shared::new(Vec::new()),
             unheard: 0,
+            restarted: false,
         })
         .collect();
     settle(cluster, world, 0, leader, 0);
 }
 
-fn first_plan(cluster: &Cluster, list: &ServerList) -> Plan {
-    let policy = Policy {
+fn policy(cluster: &Cluster) -> Policy {
+    Policy {
         batch: cluster.batch,
         min_serving: 0,
         drain_timeout: Duration::from_secs(30),
@@ -107,18 +127,34 @@ fn first_plan(cluster: &Cluster, list: &ServerList) -> Plan {
         long_lived: LongLived::Wait,
         soak: Duration::ZERO,
         unhealthy_limit: Duration::from_secs(60),
-    };
-    let ask = Ask {
-        id: RippleId::new("r").expect("a name"),
+    }
+}
+
+fn ask(cluster: &Cluster, id: &str, to: u8) -> Ask {
+    Ask {
+        id: RippleId::new(id).expect("a name"),
         kind: RippleKind::Upgrade,
         program: program(),
-        to: Some(release(2)),
+        to: Some(release(to)),
         servers: (0..cluster.servers).map(server_name).collect(),
         min_serving: MinServing::AtLeast(cluster.min_serving),
         holds: false,
-        policy,
-    };
-    plan(ask, list).expect("a plan")
+        policy: policy(cluster),
+    }
+}
+
+/// Someone asks a management that has started, and knows its servers, for another ripple.
+fn start_again(cluster: &Cluster, leader: &mut Leader) {
+    let known = (0..cluster.servers).all(|server| leader.list.observed(&program(), &server_name(server)).is_some());
+    let asked = leader.ripples.keys().any(|id| id.as_str() == "again");
+    if known
+        && !asked
+        && leader.stepped_down.is_none()
+        && leader.under_way(&program()).is_none()
+        && let Ok(plan) = plan(ask(cluster, "again", 3), &leader.list)
+    {
+        leader.start(plan);
+    }
 }
 
 /// Decides until nothing moves; then all is on disk, and what is to be sent may be.
@@ -126,6 +162,9 @@ fn settle(cluster: &Cluster, world: &mut World, index: usize, mut leader: Leader
     let mut sends = Vec::new();
     for round in 0.. {
         let before = leader.clone();
+        if cluster.starts_again && world.managements[index].restarted {
+            start_again(cluster, &mut leader);
+        }
         sends = leader.decide(now);
         for send in &sends {
             if let Send::Prepare { server, program, release } = send {
@@ -239,6 +278,9 @@ pub fn hear(cluster: &Cluster, world: &mut World, message: &Message) {
 
 /// What a management is not told where a rule is off.
 fn unlearn(cluster: &Cluster, leader: &Leader, report: &mut Report) {
+    if cluster.credulous {
+        report.active = 0;
+    }
     if cluster.off == Off::P7HealthCounts {
         report.healthy = true;
     }
@@ -271,7 +313,6 @@ pub fn down(cluster: &Cluster, world: &mut World, index: usize, server: usize) {
     if world.servers[server].up.is_some() {
         world.left.suspicions -= 1;
     }
-    world.managements[index].unheard &= !(1 << server);
     change(cluster, world, index, 0, |leader| {
         leader.down(&server_name(server));
     });
@@ -296,13 +337,13 @@ pub fn crash(cluster: &Cluster, world: &mut World, index: usize) {
     world.left.management_crashes -= 1;
     let management = &mut world.managements[index];
     let Some(leader) = management.up.take() else { return };
-    let lost = leader.term().management.as_str().ends_with('1');
+    let lost = management.disk.lost;
     let disk = if cluster.loses_disk {
-        Disk { lost: 1, ..Disk::default() }
+        Disk { lost: lost + 1, ..Disk::default() }
     } else {
         Disk {
-            number: leader.term().number,
-            lost: u8::from(lost),
+            number: leader.term().number - u64::from(cluster.off == Off::P11TermSavedFirst),
+            lost,
             revision: leader.mint.revision,
             list: saved_list(&leader.list),
             ripples: leader.ripples.iter().map(|(id, ripple)| (id.clone(), saved(ripple))).collect(),
@@ -311,10 +352,6 @@ pub fn crash(cluster: &Cluster, world: &mut World, index: usize) {
     management.disk = Shared::new(disk);
     management.sends = Shared::new(Vec::new());
     management.unheard = 0;
-    // Answers come back on the connection of the question.
-    world.network.retain(|message| {
-        !matches!(&**message, Message::Sealed { to, .. } | Message::Report { to, .. } if *to == index)
-    });
 }
 
 /// As it is read again: all that is skipped when it is written is gone.
@@ -333,6 +370,7 @@ fn saved_list(list: &ServerList) -> ServerList {
 pub fn boot(cluster: &Cluster, world: &mut World, index: usize) {
     let disk = (*world.managements[index].disk).clone();
     let term = Term { number: disk.number + 1, management: id(index, disk.lost, cluster.off) };
+    world.managements[index].restarted = true;
     let leader = Leader::new(term, disk.revision, disk.list, disk.ripples);
     settle(cluster, world, index, leader, 0);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use neap::domain::gate::{NotDrained, Word};
 use neap::domain::names::{Generation, RunId, Term};
-use neap::domain::placement::{Command, Effect, Event, Here, Order, Placement, Refusal, State};
+use neap::domain::placement::{Command, Effect, Event, Here, Order, Phase, Placement, Refusal, State};
 use neap::domain::seal::Seal;
 use neap::domain::server_list::Report;
 
@@ -129,7 +129,7 @@ fn cut(world: &mut World, server: usize) {
     }
 }
 
-pub fn crash(world: &mut World, server: usize) {
+pub fn crash(cluster: &Cluster, world: &mut World, server: usize) {
     let active = world.admitted(server) as u8;
     cut(world, server);
     let held = &mut world.servers[server];
@@ -139,6 +139,11 @@ pub fn crash(world: &mut World, server: usize) {
     }
     let mut kept = (*held.placement).clone();
     (kept.lease_until, kept.boot) = (None, Default::default());
+    if let Some(operation) = kept.operation.as_mut().filter(|_| cluster.off == Off::P9bTakenBack)
+        && operation.phase == Phase::StoppingNew
+    {
+        operation.phase = Phase::Starting;
+    }
     held.placement = Shared::new(kept);
     world.fault(server);
 }
@@ -147,7 +152,11 @@ pub fn boot(cluster: &Cluster, world: &mut World, server: usize) {
     let held = &mut world.servers[server];
     held.number += 1;
     let mut placement = (*held.placement).clone();
+    let before = placement.generation;
     let effects = placement.boot(1);
+    if cluster.off == Off::P3RunMatched {
+        placement.generation = before;
+    }
     held.up = Some(Memory { word: Word::closed(placement.generation), starting: None, stopping: false });
     held.placement = Shared::new(placement);
     perform(cluster, world, server, effects, false);
@@ -167,8 +176,7 @@ pub fn sealed(cluster: &Cluster, world: &mut World, server: usize, from: usize, 
     }
     let kept = held.seal.clone();
     let answer = held.seal.admit(term).map(|_| held.report(cluster));
-    let answered =
-        Message::Sealed { to: from, from: server, run: held.run(server), term: term.clone(), asked, answer };
+    let answered = Message::Sealed { to: from, from: server, run: held.run(server), term: term.clone(), asked, answer };
     if dies && cluster.off == Off::P11SavedFirst {
         held.seal = kept;
         world.post(cluster, answered);
@@ -176,7 +184,7 @@ pub fn sealed(cluster: &Cluster, world: &mut World, server: usize, from: usize, 
         world.post(cluster, answered);
     }
     if dies {
-        crash(world, server);
+        crash(cluster, world, server);
     }
 }
 
@@ -203,7 +211,7 @@ pub fn command(cluster: &Cluster, world: &mut World, server: usize, from: usize,
         world.post(cluster, answer);
     }
     if dies {
-        crash(world, server);
+        crash(cluster, world, server);
     }
 }
 
@@ -344,7 +352,8 @@ fn stop(world: &mut World, server: usize, forced: bool) {
 
 fn start(cluster: &Cluster, held: &mut Srv, version: u8) {
     let adopts = |instance: &Instance| {
-        instance.version == version && (!instance.stopping || cluster.off == Off::P9bMarked)
+        let blind = [Off::P9bMarked, Off::P9bTakenBack, Off::P11SavedFirst].contains(&cluster.off);
+        instance.version == version && (!instance.stopping || blind)
     };
     if !held.instances.iter().any(adopts) {
         held.instances.push(Instance { version, stopping: false, healthy: false, orphans: 0 });
@@ -413,4 +422,9 @@ pub fn unhealthy(world: &mut World, server: usize) {
     world.left.unhealthy -= 1;
     world.servers[server].instances.iter_mut().for_each(|instance| instance.healthy = false);
     world.fault(server);
+}
+
+/// Its server has started the program again, or it answers again.
+pub fn recovers(world: &mut World, server: usize) {
+    world.servers[server].instances.iter_mut().for_each(|instance| instance.healthy = true);
 }

@@ -38,8 +38,10 @@ pub enum Off {
     P7HealthCounts,
     P8Matching,
     P9bMarked,
+    P9bTakenBack,
     P9dOrphans,
     P11SavedFirst,
+    P11TermSavedFirst,
 }
 
 /// How often each fault may happen.
@@ -79,6 +81,12 @@ pub struct Cluster {
     pub bad_release: bool,
     pub on_drain_timeout: OnDrainTimeout,
     pub most_terms: u64,
+    /// A management that starts is asked for a ripple to version 3.
+    pub starts_again: bool,
+    /// Management believes that whatever is closed is drained.
+    pub credulous: bool,
+    /// Leases run out.
+    pub leases: bool,
     pub off: Off,
 }
 
@@ -99,6 +107,9 @@ impl Default for Cluster {
             bad_release: false,
             on_drain_timeout: OnDrainTimeout::Abort,
             most_terms: 3,
+            starts_again: false,
+            credulous: false,
+            leases: true,
             off: Off::Nothing,
         }
     }
@@ -156,11 +167,33 @@ impl<T: fmt::Debug> fmt::Debug for Shared<T> {
 /// A message under way.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Message {
-    Seal { to: usize, from: usize, term: Term, asked: u64 },
-    Command { to: usize, from: usize, command: Command },
-    Sealed { to: usize, from: usize, run: RunId, term: Term, asked: u64, answer: Result<Report, Refusal> },
+    Seal {
+        to: usize,
+        from: usize,
+        term: Term,
+        asked: u64,
+    },
+    Command {
+        to: usize,
+        from: usize,
+        command: Command,
+    },
+    Sealed {
+        to: usize,
+        from: usize,
+        run: RunId,
+        term: Term,
+        asked: u64,
+        answer: Result<Report, Refusal>,
+    },
     /// The answer to a command, or a heartbeat.
-    Report { to: usize, from: usize, run: RunId, refusal: Option<Refusal>, report: Report },
+    Report {
+        to: usize,
+        from: usize,
+        run: RunId,
+        refusal: Option<Refusal>,
+        report: Report,
+    },
 }
 
 impl Message {
@@ -194,7 +227,7 @@ pub struct World {
 }
 
 /// Something that happens.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Action {
     Deliver(usize),
     DeliverAgain(usize),
@@ -214,6 +247,7 @@ pub enum Action {
     OrphanEnds(usize),
     Tick(usize),
     Unhealthy(usize),
+    Recovers(usize),
     Crash(usize),
     Boot(usize),
     Down(usize, usize),
@@ -308,7 +342,9 @@ impl Cluster {
     }
 
     fn may_expire(&self, world: &World, server: usize) -> bool {
-        let Some(operation) = &world.servers[server].placement.operation else { return false };
+        let Some(operation) = &world.servers[server].placement.operation.as_ref().filter(|_| self.leases) else {
+            return false;
+        };
         let renewed = world.managements.iter().any(|management| management.renews(self.off, &operation.id));
         if !world.managements.iter().any(|management| management.up.is_some()) {
             return true;
@@ -399,9 +435,10 @@ impl Model for Cluster {
             Action::OrphanEnds(server) => server::orphan_ends(&mut world, server),
             Action::Tick(server) => server::tick(self, &mut world, server),
             Action::Unhealthy(server) => server::unhealthy(&mut world, server),
+            Action::Recovers(server) => server::recovers(&mut world, server),
             Action::Crash(server) => {
                 world.left.crashes -= 1;
-                server::crash(&mut world, server);
+                server::crash(self, &mut world, server);
             }
             Action::Boot(server) => server::boot(self, &mut world, server),
             Action::Down(index, server) => management::down(self, &mut world, index, server),
@@ -472,16 +509,22 @@ fn server_actions(cluster: &Cluster, world: &World, server: usize, held: &Srv, a
     if world.left.unhealthy > 0 && held.is_healthy() {
         actions.push(Action::Unhealthy(server));
     }
+    let running = up.starting.is_none() && !up.stopping;
+    if running && held.instances.iter().any(|instance| !instance.healthy && !instance.stopping) {
+        actions.push(Action::Recovers(server));
+    }
     if world.left.crashes > 0 {
         actions.push(Action::Crash(server));
     }
-    let listening = world.managements.iter().enumerate().filter(|(_, management)| management.up.is_some());
+    let (run, report) = (held.run(server), held.report(cluster));
+    let news = |management: &Management| management.does_not_know(server, &run, &report);
+    let listening = world.managements.iter().enumerate().filter(|(_, management)| news(management));
     actions.extend(listening.map(|(management, _)| Action::Report(server, management)));
 }
 
 fn management_actions(cluster: &Cluster, world: &World, index: usize, held: &Management, actions: &mut Vec<Action>) {
     let Some(leader) = &held.up else {
-        if !cluster.for_good {
+        if !cluster.for_good || held.disk.is_fresh() {
             actions.push(Action::BootManagement(index));
         }
         return;

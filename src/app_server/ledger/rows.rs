@@ -91,9 +91,7 @@ impl Rows {
     /// The row of a version; a new one takes the place of the oldest that nobody holds where none is free.
     pub fn row(&self, program: &ProgramName, version: &Version) -> Result<Arc<Row>, RowsUsedUp> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |index: &usize| {
-            self.name(*index).is_some_and(|(name, of)| name == *program && of == *version)
-        };
+        let same = |index: &usize| self.name(*index).is_some_and(|(name, of)| name == *program && of == *version);
         let index = match (0..self.count).find(same) {
             Some(index) => index,
             None => self.make(program, version, &held)?,

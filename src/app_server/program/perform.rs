@@ -75,7 +75,9 @@ impl Program {
         let number = self.work.give_up();
         let manifest = match records::manifest(&self.shared.store, &self.placement.program, &release) {
             Ok(Some(manifest)) => Arc::new(manifest),
-            Ok(None) => return self.start_later_failed(format!("release {} is not on this server", release.version), ctx),
+            Ok(None) => {
+                return self.start_later_failed(format!("release {} is not on this server", release.version), ctx);
+            }
             Err(error) => return self.start_later_failed(format!("its manifest cannot be read: {error}"), ctx),
         };
         let starting = self.shared.hands.start(manifest.clone(), release.clone(), self.keeper.clone());

@@ -185,7 +185,8 @@ impl Server {
         let asked = actor.send(crate::app_server::program::Tell).timeout(super::TELL_WAIT);
         ctx.spawn(
             async move {
-                let lost = |error| Problem::new(Code::Unavailable, format!("a program's actor does not answer: {error}"));
+                let lost =
+                    |error| Problem::new(Code::Unavailable, format!("a program's actor does not answer: {error}"));
                 let report = asked.await.map_err(lost);
                 answer(reply, report.and_then(|report| json(Obeyed { run, refusal: Some(refusal), report })));
             }

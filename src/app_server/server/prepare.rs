@@ -95,10 +95,8 @@ fn check(program: &ProgramName, release: &Release, manifest: &Manifest) -> Resul
     if manifest.name == *program && manifest.version == release.version {
         return Ok(());
     }
-    let detail = format!(
-        "the manifest is of {} {}, and not of {program} {}",
-        manifest.name, manifest.version, release.version
-    );
+    let detail =
+        format!("the manifest is of {} {}, and not of {program} {}", manifest.name, manifest.version, release.version);
     Err(Problem::new(Code::BadRequest, detail))
 }
 

@@ -64,23 +64,44 @@ pub fn advance(ripple: &mut Ripple, list: &mut ServerList, mint: &mut Mint, now:
                 }
                 Moved::Over => {}
             }
+        } else {
+            sends.extend(prepare_ahead(ripple, list, index));
         }
     }
     conclude(ripple, list, mint, now);
     sends
 }
 
-/// Steps under way always move; the next begins when there is room in the batch and nobody asked to stop.
+/// Steps under way always move; the next in order begins when there is room in the batch and nobody asked to stop.
 fn may_move(ripple: &Ripple, list: &ServerList, index: usize) -> bool {
     if ripple.steps[index] != StepPhase::Pending {
         return !ripple.steps[index].is_over();
     }
-    let up = |index: usize| list.servers.get(&ripple.plan.steps[index].server).is_some_and(|server| server.up);
+    let takes_room = |other: usize| {
+        let begun = ripple.steps[other] != StepPhase::Pending;
+        !ripple.steps[other].is_over() && is_up(ripple, list, other) && (begun || other < index)
+    };
+    let taken = (0..ripple.steps.len()).filter(|&other| takes_room(other)).count();
+    goes_on(ripple) && is_up(ripple, list, index) && taken < ripple.plan.policy.batch
+}
+
+fn is_up(ripple: &Ripple, list: &ServerList, index: usize) -> bool {
+    list.servers.get(&ripple.plan.steps[index].server).is_some_and(|server| server.up)
+}
+
+/// Whether new steps may begin.
+fn goes_on(ripple: &Ripple) -> bool {
     let failed = ripple.steps.iter().any(|step| matches!(step, StepPhase::Failed { .. }));
-    let under_way = (0..ripple.steps.len())
-        .filter(|&other| ripple.steps[other] != StepPhase::Pending && !ripple.steps[other].is_over() && up(other))
-        .count();
-    ripple.asked == Asked::Nothing && !failed && up(index) && under_way < ripple.plan.policy.batch
+    ripple.asked == Asked::Nothing && !failed
+}
+
+/// A server may fetch and prepare the release before its turn: its gate stays as it is.
+fn prepare_ahead(ripple: &Ripple, list: &ServerList, index: usize) -> Option<Send> {
+    let server = &ripple.plan.steps[index].server;
+    let wants = ripple.steps[index] == StepPhase::Pending && goes_on(ripple) && !ripple.prepared.contains(server);
+    let sealed = is_up(ripple, list, index) && list.servers.get(server).is_some_and(|server| server.sealed.is_some());
+    let release = ripple.plan.to.clone().filter(|_| wants && sealed)?;
+    Some(Send::Prepare { server: server.clone(), program: ripple.plan.program.clone(), release })
 }
 
 /// Ends the ripple when nothing is left to do, or says what it waits for.

@@ -10,7 +10,7 @@ use crate::domain::ripple::Asked;
 use crate::management::asks::{self, Planned};
 use crate::management::control::Control;
 use crate::management::{receipt, ripple_view, views};
-use crate::wire::api::{PlanView, RippleKind, RippleState, RippleView, UpgradeRequest, path};
+use crate::wire::api::{PlanView, Receipt, RippleKind, RippleState, RippleView, UpgradeRequest, path};
 use crate::wire::problem::{Code, Problem};
 
 pub fn location(id: &RippleId) -> String {
@@ -144,7 +144,8 @@ pub async fn receipt(desk: Data<Desk>, id: Path<String>) -> Answer {
     let found = desk
         .look(move |control| {
             let record = control.ripples.get(&id).ok_or_else(|| asks::unknown(&id))?;
-            Ok(record.receipt.clone().unwrap_or_else(|| receipt::make(record, &[], 0)))
+            let provisional = || Receipt { ended_at: None, ..receipt::make(record, &[], 0) };
+            Ok(record.receipt.clone().unwrap_or_else(provisional))
         })
         .await?;
     let receipt: Result<_, Problem> = found;

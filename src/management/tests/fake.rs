@@ -36,6 +36,7 @@ struct Inside {
     seal: Seal,
     placements: HashMap<ProgramName, Placement>,
     active: u64,
+    dead: bool,
     fails: HashMap<Version, String>,
 }
 
@@ -49,7 +50,7 @@ impl FakeServer {
     pub fn start(given: &str) -> Self {
         let identity = Identity::begin(name(given));
         let (seal, placements, fails) = Default::default();
-        let inside = Arc::new(Mutex::new(Inside { identity, seal, placements, active: 0, fails }));
+        let inside = Arc::new(Mutex::new(Inside { identity, seal, placements, active: 0, dead: false, fails }));
         let shared = Data::from(inside.clone());
         let server =
             HttpServer::new(move || App::new().app_data(shared.clone()).route(MESSAGES_PATH, web::post().to(answer)))
@@ -64,7 +65,9 @@ impl FakeServer {
         Self { inside, address, handle }
     }
 
-    pub async fn stop(self) {
+    /// Dies: nothing is obeyed any more, and what listens goes.
+    pub async fn stop(&self) {
+        self.inside().dead = true;
         self.handle.stop(false).await;
     }
 
@@ -162,5 +165,9 @@ impl Inside {
 
 async fn answer(inside: Data<Mutex<Inside>>, body: Bytes) -> HttpResponse {
     let envelope = Envelope::<ToServer>::parse(&body).unwrap();
-    HttpResponse::Ok().json(inside.lock().unwrap().obey(envelope.body))
+    let mut inside = inside.lock().unwrap();
+    if inside.dead {
+        return HttpResponse::BadGateway().force_close().finish();
+    }
+    HttpResponse::Ok().json(inside.obey(envelope.body))
 }

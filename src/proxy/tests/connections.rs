@@ -157,6 +157,40 @@ fn an_upstream_that_does_not_answer_in_time_is_504() {
 }
 
 #[test]
+fn an_answers_head_may_come_byte_by_byte() {
+    let upstream = Upstream::start(|peer, _| {
+        peer.head();
+        let answer = format!("HTTP/1.1 103 Early Hints\r\n\r\n{}", ok("slow"));
+        answer.bytes().for_each(|byte| peer.send([byte]));
+        peer.rest();
+    });
+    let proxy = Proxy::start(Script::to([target(upstream.addr)]));
+    let mut client = proxy.connect();
+    client.send(get("/"));
+    assert!(client.head().starts_with("HTTP/1.1 103 "));
+    assert_eq!(client.message().1, b"slow");
+}
+
+#[test]
+fn an_answer_that_breaks_off_within_its_head_is_502() {
+    let upstream = Upstream::start(|peer, number| {
+        if number == 0 {
+            peer.head();
+            peer.send(ok(""));
+        }
+        peer.head();
+        peer.send("HTTP/1.1 200 OK\r\nContent-");
+    });
+    let proxy = Proxy::start(Script::to([target(upstream.addr)]));
+    let mut client = proxy.connect();
+    client.send(get("/"));
+    assert!(client.message().0.starts_with("HTTP/1.1 200 "));
+    client.send(get("/"));
+    assert!(client.message().0.starts_with("HTTP/1.1 502 "));
+    assert_eq!(upstream.connections(), 1, "never repeated after a response byte");
+}
+
+#[test]
 fn an_answer_that_is_not_http_is_502() {
     let upstream = Upstream::start(|peer, _| {
         peer.head();

@@ -108,9 +108,11 @@ async fn answer(desk: web::Data<Mutex<Desk>>, body: web::Bytes) -> HttpResponse 
     desk.heard.push(envelope.body.clone());
     let term = term(1);
     match envelope.body {
-        ToManagement::Register(_) => {
-            HttpResponse::Ok().json(Welcome { management: term.management.clone(), run: RunId::new("r").unwrap(), term })
-        }
+        ToManagement::Register(_) => HttpResponse::Ok().json(Welcome {
+            management: term.management.clone(),
+            run: RunId::new("r").unwrap(),
+            term,
+        }),
         ToManagement::Heartbeat(_) => {
             let (renewed, kept_closed) = (desk.renewals.clone(), desk.kept_closed.clone());
             HttpResponse::Ok().json(Renewals { term, renewed, kept_closed, unknown: false })
@@ -203,7 +205,11 @@ impl Ground {
         self.release(version, PROGRAM, "[health]\npath = '/'\nstart_timeout = '10s'\ninterval = '50ms'\n")
     }
 
-    pub async fn try_ask<T: DeserializeOwned>(&self, node: &Node, message: ToServer) -> Result<T, neap::wire::problem::Problem> {
+    pub async fn try_ask<T: DeserializeOwned>(
+        &self,
+        node: &Node,
+        message: ToServer,
+    ) -> Result<T, neap::wire::problem::Problem> {
         let envelope = Identity::begin(self.term.management.clone()).envelope(Some(self.term.clone()), message);
         let url = format!("http://{}{MESSAGES_PATH}", node.control);
         let answer = self.client.post(&url, serde_json::to_vec(&envelope).unwrap()).await;
@@ -248,7 +254,8 @@ impl Ground {
     }
 
     pub async fn order(&self, node: &Node, operation: &OperationId, expected: Generation, order: Order) -> Obeyed {
-        let command = Command { term: self.term.clone(), operation: operation.clone(), run: node.run.clone(), expected, order };
+        let command =
+            Command { term: self.term.clone(), operation: operation.clone(), run: node.run.clone(), expected, order };
         self.ask(node, ToServer::Command { program: shop(), command }).await
     }
 
@@ -291,10 +298,6 @@ impl Ground {
 
     pub fn go(&self) {
         fs::write(self.data().join("go"), "").unwrap();
-    }
-
-    pub fn stay(&self) {
-        let _ = fs::remove_file(self.data().join("go"));
     }
 
     pub fn executed(&self, path: &str) -> usize {

@@ -78,6 +78,18 @@ async fn a_child_whose_parent_dies_before_the_word_ends_with_it() {
 }
 
 #[actix_rt::test]
+async fn a_launcher_that_never_got_the_word_is_not_adopted() {
+    let ground = Ground::python(SERVER, "");
+    let waiting = ground.spawn().await.unwrap();
+    let record = waiting.record().clone();
+    let cmdline = || fs::read_to_string(format!("/proc/{}/cmdline", record.pid)).unwrap();
+    eventually("the launcher waits", || cmdline().contains("launch-instance").then_some(())).await;
+    assert!(matches!(adopt::adopt(&record, &ground.ports).unwrap(), Found::Gone));
+    assert_eq!(stop::kill_rest(&record).await.unwrap(), 1);
+    assert!(!lives(record.pid));
+}
+
+#[actix_rt::test]
 async fn an_instance_outlives_its_node_and_is_adopted_by_the_next() {
     let ground = Ground::python(SERVER, "[health]\npath = '/'\n");
     let record = killed_node(&ground.around.data_dir, true).await;
@@ -89,7 +101,7 @@ async fn an_instance_outlives_its_node_and_is_adopted_by_the_next() {
         InstanceRecord { start_time: record.start_time + 1, ..record.clone() },
         InstanceRecord { boot_id: "another".into(), ..record.clone() },
         InstanceRecord { name: "another".into(), ..record.clone() },
-        InstanceRecord { pid: std::process::id(), ..record.clone() },
+        InstanceRecord { pid: 1, ..record.clone() },
     ] {
         assert!(matches!(adopt::adopt(&other, &ground.ports).unwrap(), Found::Gone), "{other:?}");
     }
