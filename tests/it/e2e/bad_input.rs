@@ -18,7 +18,10 @@ fn unchanged_by(shape: Shape, then: impl FnOnce(&Cluster)) {
     cluster.deploy(&shop("1.0.0"));
     let placements = || {
         let placements = cluster.placements("shop").unwrap();
-        placements.into_iter().map(|placement| (placement.server, placement.version, placement.state)).collect::<Vec<_>>()
+        placements
+            .into_iter()
+            .map(|placement| (placement.server, placement.version, placement.state))
+            .collect::<Vec<_>>()
     };
     let (before, instances) = (placements(), cluster.instances().len());
     let load = Load::start(&cluster, vec![Lane::to("shop", 50.0, brief()).versions(&["1.0.0"])]);

@@ -16,8 +16,7 @@ fn upgraded_under_load(name: &'static str) {
         Request::post("/orders", 200_000).expect_echo(),
         Request::get("/slow?ms=1000").expect_echo(),
     ];
-    let load =
-        Load::start(&cluster, vec![Lane::to(name, 60.0, Mix::new(mix).unwrap()).versions(&["1.0.0", "2.0.0"])]);
+    let load = Load::start(&cluster, vec![Lane::to(name, 60.0, Mix::new(mix).unwrap()).versions(&["1.0.0", "2.0.0"])]);
     cluster.deploy(&installed(name, "2.0.0").unwrap());
     load.answered_by("2.0.0");
     cluster.well(&["upgrade", name, "--to", "1.0.0"]);

@@ -31,7 +31,8 @@ fn a_router_cut_off_from_management_goes_on_with_its_stale_list_and_nothing_fail
     assert_eq!(held.state, NodeState::Down, "{held:?}");
     wire.mend();
     until("the router hears management again", SOON, || {
-        let (router, revision) = (cluster.ask::<neap::wire::api::NodeView>(&format!("nodes/{CUT_OFF}"))?, cluster.status()?.revision);
+        let (router, revision) =
+            (cluster.ask::<neap::wire::api::NodeView>(&format!("nodes/{CUT_OFF}"))?, cluster.status()?.revision);
         let hears = router.state == NodeState::Up && router.revision.is_some_and(|held| held + 1 >= revision);
         if hears { Ok(()) } else { Err(format!("{router:?}, revision {revision}")) }
     });

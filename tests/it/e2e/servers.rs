@@ -15,8 +15,7 @@ fn killed_while(phase: StepState) {
     let mut cluster = Cluster::start();
     cluster.deploy(&shop("1.0.0"));
     cluster.deploy(&mail("1.0.0"));
-    let load =
-        Load::start(&cluster, vec![Lane::to("shop", 80.0, brief()), Lane::to("mail", 30.0, letters())]);
+    let load = Load::start(&cluster, vec![Lane::to("shop", 80.0, brief()), Lane::to("mail", 30.0, letters())]);
     let held: Vec<_> = match phase {
         StepState::Quiescing => (0..6).map(|_| cluster.get_beside("/shop/slow?ms=5000")).collect(),
         _ => Vec::new(),
@@ -36,7 +35,8 @@ fn killed_while(phase: StepState) {
     account.each_post_at_most_once(&cluster);
     let receipt = cluster.receipt(&id);
     only_those_in_flight_failed(&account, killed_at);
-    let named = |id: &str| receipt.failures.iter().any(|failure| failure.request_id == id && failure.server.as_str() == server);
+    let named =
+        |id: &str| receipt.failures.iter().any(|failure| failure.request_id == id && failure.server.as_str() == server);
     for failure in account.report.targets[0].counts.errors.iter() {
         assert!(named(&failure.id), "the receipt does not name {failure:?}\n{receipt:#?}");
     }

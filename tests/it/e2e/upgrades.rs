@@ -60,8 +60,7 @@ fn a_receipt_counts_just_what_clients_and_programs_count() {
     cluster.deploy(&mail("1.0.0"));
     let id = cluster.begin(&shop("2.0.0").slowly(1.0, 0.1).upgrade(r#"soak = "3s""#), &[]);
     cluster.until_running(&id);
-    let load =
-        Load::start(&cluster, vec![Lane::to("shop", 120.0, brief()), Lane::to("mail", 40.0, letters())]);
+    let load = Load::start(&cluster, vec![Lane::to("shop", 120.0, brief()), Lane::to("mail", 40.0, letters())]);
     load.answered_by("2.0.0");
     crate::support::until("the last step soaks", crate::support::watch::RIPPLE, || {
         let ripple = cluster.ripple(&id)?;

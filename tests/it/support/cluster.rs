@@ -107,8 +107,8 @@ impl Cluster {
     pub fn until_all_up(&mut self) {
         let names: BTreeSet<String> = self.nodes.iter().map(|node| node.name.clone()).collect();
         until("every node is up", SOON, || {
-            if let Some(dead) = self.nodes.iter_mut().find(|node| !node.runs()) {
-                panic!("{} has ended", dead.name);
+            for node in &mut self.nodes {
+                assert!(node.runs(), "{} has ended", node.name);
             }
             let status = self.status()?;
             let up = status.nodes.iter().filter(|node| node.state == NodeState::Up).map(|node| node.name.to_string());

@@ -17,10 +17,8 @@ pub fn ask(address: SocketAddr, head: &str, body: &[u8], timeout: Duration) -> R
     let told = |error: std::io::Error| format!("{address}: {error}");
     let mut stream = TcpStream::connect_timeout(&address, timeout).map_err(told)?;
     stream.set_read_timeout(Some(timeout)).map_err(told)?;
-    let head = format!(
-        "{head} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
+    let head =
+        format!("{head} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)).map_err(told)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).map_err(told)?;

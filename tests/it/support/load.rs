@@ -92,7 +92,11 @@ impl Account {
     /// No request has failed, and each POST was executed once, where it says so in the logs of the programs.
     #[track_caller]
     pub fn nothing_lost(&self, cluster: &Cluster) {
-        assert!(self.report.passed, "{} of {} failed: {:#?}", self.report.all.failed, self.report.all.sent, self.report.all.errors);
+        assert!(
+            self.report.passed,
+            "{} of {} failed: {:#?}",
+            self.report.all.failed, self.report.all.sent, self.report.all.errors
+        );
         for program in &self.programs {
             let acknowledged = self.acknowledged(program);
             assert_eq!(acknowledged, cluster.executed(program), "POSTs of {program}");
