@@ -67,15 +67,23 @@ async fn requests<H: Handler>(client: &mut Client<'_>, peer: SocketAddr, handler
 /// requests are skipped (RFC 9112, 2.2), and count as no request.
 async fn wait_for_request(inbound: &mut Inbound<'_>, worker: &Worker) -> Option<()> {
     inbound.expect_within(worker.limits.idle_timeout);
-    // Without an idle timeout only the other side closes, even now: its next request may already be on the way (P2c).
-    let closes = worker.limits.idle_timeout.is_some();
+    let mut ending = false;
     loop {
         while inbound.input.filled().starts_with(b"\r\n") {
             inbound.input.consume(2);
         }
-        match inbound.input.filled() {
-            [] | [b'\r'] => inbound.fill(|| closes && worker.is_draining()).await.ok()?,
-            _ => return Some(()),
+        if !matches!(inbound.input.filled(), [] | [b'\r']) {
+            return Some(());
+        }
+        match inbound.fill(|| !ending && worker.is_draining()).await {
+            Ok(()) => {}
+            // Without an idle timeout the other side closes, and its next request may already be on the way. Once the
+            // connection was idle for longer than `reuse_idle`, only one that is safe to repeat can be (P2c).
+            Err(NoBytes::Late) if !ending && worker.is_draining() && worker.limits.idle_timeout.is_none() => {
+                ending = true;
+                inbound.expect_within(Some(2 * worker.limits.reuse_idle));
+            }
+            Err(_) => return None,
         }
     }
 }

@@ -13,7 +13,8 @@ pub struct Limits {
     pub target_bytes: usize,
     /// From a head's first byte to its last; then 408.
     pub head_timeout: Duration,
-    /// A connection without a request is closed after this. `None` on a server's data port: only routers close (P2c).
+    /// A connection without a request is closed after this. `None` on a server's data port: only routers close
+    /// (P2c), save at the node's end.
     pub idle_timeout: Option<Duration>,
     /// Between two pieces of a request's body; then 408.
     pub body_idle: Duration,

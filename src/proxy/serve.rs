@@ -108,9 +108,9 @@ impl Drop for Seat {
     }
 }
 
-/// Serves one worker's listener until shutdown has begun and its last connection has ended (without an idle timeout, idle
-/// connections end only from the other side); a caller that cannot wait so
-/// long drops the future, and with the runtime the connections. Must run inside a `LocalSet` or an actix arbiter.
+/// Serves one worker's listener until shutdown has begun and its last connection has ended; without an idle timeout, idle
+/// ones are closed after twice `reuse_idle`. A caller that cannot wait so long drops the future, and with the runtime
+/// the connections. Must run inside a `LocalSet` or an actix arbiter.
 pub async fn serve<H: Handler>(
     listener: TcpListener,
     handler: Rc<H>,

@@ -252,3 +252,21 @@ fn a_worker_on_an_actix_arbiter_tells_the_end_of_what_dies_with_it() {
     assert_eq!(client.rest(), "");
     assert_eq!(log.wait(1), ["Cut 0 0"]);
 }
+
+#[test]
+fn a_data_port_that_ends_still_serves_what_was_on_its_way() {
+    let upstream = echo();
+    let limits = Limits { reuse_idle: Duration::from_millis(100), ..Limits::of_data_port() };
+    let mut proxy = Proxy::with(Script::to([target(upstream.addr)]), limits);
+    let (mut used, mut idle) = (proxy.connect(), proxy.connect());
+    for client in [&mut used, &mut idle] {
+        client.send(get("/1"));
+        client.message();
+    }
+    proxy.shutdown.begin();
+    used.send(get("/2"));
+    let all = used.rest();
+    assert!(all.contains("Connection: close") && all.ends_with("/2"), "{all}");
+    assert_eq!(idle.rest(), "");
+    proxy.join();
+}
