@@ -2,6 +2,9 @@
 
 mod app_server;
 mod cli;
+mod e2e;
 mod programs;
 mod router;
+mod support;
+mod tidy;
 mod traffic;

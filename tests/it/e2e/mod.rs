@@ -1,0 +1,11 @@
+//! Owns the end-to-end tests: what a cluster of real processes shows its clients while it is upgraded, broken, misused.
+//! Must not know how any of it is built.
+
+mod asks;
+mod bad_input;
+mod bad_versions;
+mod management;
+mod others;
+mod partition;
+mod servers;
+mod upgrades;
