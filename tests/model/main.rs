@@ -6,6 +6,7 @@
 
 mod configurations;
 mod explore;
+mod giving_up;
 mod management;
 mod rules_left_out;
 mod server;
