@@ -8,6 +8,7 @@ mod configurations;
 mod explore;
 mod giving_up;
 mod management;
+mod random;
 mod rules_left_out;
 mod server;
 mod world;
