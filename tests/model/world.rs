@@ -390,7 +390,7 @@ impl Model for Cluster {
                 continue;
             }
             match request {
-                Request::Waiting => actions.extend((0..self.servers).map(|server| Action::Claim(server))),
+                Request::Waiting => actions.extend((0..self.servers).map(Action::Claim)),
                 Request::Checked(_) => actions.push(Action::Count(index)),
                 Request::Admitted(_) => actions.push(Action::End(index)),
                 Request::Completed | Request::Cut => {}
