@@ -95,15 +95,6 @@ fn two_managements() {
 }
 
 #[test]
-fn two_managements_and_a_crash() {
-    let faults = Faults { crashes: 1, ..Faults::default() };
-    sound(
-        "two managements and a crash",
-        &Cluster { managements: 2, most_terms: 2, requests: 0, faults, ..Cluster::default() },
-    );
-}
-
-#[test]
 fn a_management_that_lost_its_disk() {
     let faults = Faults { management_crashes: 1, ..Faults::default() };
     let lost = Cluster { loses_disk: true, starts_again: true, to_servers: 2, faults, ..Cluster::default() };
