@@ -1,6 +1,6 @@
 //! Owns what the server's actor is asked, and how each is answered. Must not know HTTP.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use actix::prelude::*;
 use serde::Serialize;
@@ -203,7 +203,7 @@ impl Server {
 }
 
 /// The last lines over all instances' files: the newest instance's, and before them those of the one before it.
-fn tail(dir: &PathBuf, lines: usize) -> Vec<String> {
+fn tail(dir: &Path, lines: usize) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for file in output::files(dir).into_iter().take(output::LIMITS.instances) {
         let missing = lines.saturating_sub(found.len());
