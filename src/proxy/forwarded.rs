@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::head::RequestHead;
 use super::writer::HeadWriter;
 
-/// Whether a name is one of the fields that [`write`] writes, so that the client's own is not kept; also with `_`.
+/// Whether a name is one of the fields that `write` writes, so that the client's own is not kept; also with `_`.
 pub fn is_forwarding_header(name: &str) -> bool {
     const NAMES: [&str; 5] =
         ["forwarded", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-prefix"];

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// The bounds of one listener. Per worker where it says so.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Bytes of a request's head, at most [`super::buffer::BUFFER_BYTES`]; more is 431.
+    /// Bytes of a request's head, at most `BUFFER_BYTES`; more is 431.
     pub head_bytes: usize,
     /// Bytes of a request's target; more is 414.
     pub target_bytes: usize,

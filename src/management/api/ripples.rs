@@ -24,13 +24,11 @@ pub async fn accepted(desk: &Desk, id: RippleId) -> Answer {
 }
 
 async fn view(desk: &Desk, id: RippleId) -> Result<RippleView, Problem> {
-    let found = desk
-        .look(move |control| {
-            let record = control.ripples.get(&id).ok_or_else(|| asks::unknown(&id))?;
-            Ok(ripple_view::ripple(control, record))
-        })
-        .await?;
-    found
+    desk.look(move |control| {
+        let record = control.ripples.get(&id).ok_or_else(|| asks::unknown(&id))?;
+        Ok(ripple_view::ripple(control, record))
+    })
+    .await?
 }
 
 pub async fn list(desk: Data<Desk>, paging: Query<Paging>) -> Answer {
