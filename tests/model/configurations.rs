@@ -119,7 +119,8 @@ fn a_server_that_is_down_during_the_ripple_is_caught_up() {
 #[test]
 fn three_servers() {
     let faults = Faults { leases: 1, ..Faults::default() };
-    let three = Cluster { servers: 3, min_serving: 1, batch: 2, faults, lossy: true, to_servers: 2, ..Cluster::default() };
+    let three =
+        Cluster { servers: 3, min_serving: 1, batch: 2, faults, lossy: true, to_servers: 2, ..Cluster::default() };
     sound("three servers, two at a time", &three);
 }
 

@@ -147,7 +147,10 @@ fn ask(cluster: &Cluster, id: &str, to: u8) -> Ask {
 fn start_again(cluster: &Cluster, leader: &mut Leader) {
     let known = (0..cluster.servers).all(|server| leader.list.observed(&program(), &server_name(server)).is_some());
     let asked = leader.ripples.keys().any(|id| id.as_str() == "again");
-    if known && !asked && leader.stepped_down.is_none() && leader.under_way(&program()).is_none()
+    if known
+        && !asked
+        && leader.stepped_down.is_none()
+        && leader.under_way(&program()).is_none()
         && let Ok(plan) = plan(ask(cluster, "again", 3), &leader.list)
     {
         leader.start(plan);

@@ -176,8 +176,7 @@ pub fn sealed(cluster: &Cluster, world: &mut World, server: usize, from: usize, 
     }
     let kept = held.seal.clone();
     let answer = held.seal.admit(term).map(|_| held.report(cluster));
-    let answered =
-        Message::Sealed { to: from, from: server, run: held.run(server), term: term.clone(), asked, answer };
+    let answered = Message::Sealed { to: from, from: server, run: held.run(server), term: term.clone(), asked, answer };
     if dies && cluster.off == Off::P11SavedFirst {
         held.seal = kept;
         world.post(cluster, answered);

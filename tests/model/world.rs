@@ -167,11 +167,33 @@ impl<T: fmt::Debug> fmt::Debug for Shared<T> {
 /// A message under way.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Message {
-    Seal { to: usize, from: usize, term: Term, asked: u64 },
-    Command { to: usize, from: usize, command: Command },
-    Sealed { to: usize, from: usize, run: RunId, term: Term, asked: u64, answer: Result<Report, Refusal> },
+    Seal {
+        to: usize,
+        from: usize,
+        term: Term,
+        asked: u64,
+    },
+    Command {
+        to: usize,
+        from: usize,
+        command: Command,
+    },
+    Sealed {
+        to: usize,
+        from: usize,
+        run: RunId,
+        term: Term,
+        asked: u64,
+        answer: Result<Report, Refusal>,
+    },
     /// The answer to a command, or a heartbeat.
-    Report { to: usize, from: usize, run: RunId, refusal: Option<Refusal>, report: Report },
+    Report {
+        to: usize,
+        from: usize,
+        run: RunId,
+        refusal: Option<Refusal>,
+        report: Report,
+    },
 }
 
 impl Message {
