@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -29,6 +30,10 @@ pub struct Slot {
     pub program: ProgramName,
     admission: ArcSwap<Admission>,
     emptied: Notify,
+    /// Its instance answers its probes.
+    pub healthy: AtomicBool,
+    /// Restarts in this run of the node.
+    pub restarts: AtomicU64,
 }
 
 /// An instance as the request path sees it; or nobody, behind a closed gate.
@@ -88,7 +93,13 @@ impl Claims {
 impl Slot {
     pub fn new(program: ProgramName) -> Self {
         let nobody = Admission::nobody(Generation(0));
-        Self { program, admission: ArcSwap::from_pointee(nobody), emptied: Notify::new() }
+        Self {
+            program,
+            admission: ArcSwap::from_pointee(nobody),
+            emptied: Notify::new(),
+            healthy: AtomicBool::new(false),
+            restarts: AtomicU64::new(0),
+        }
     }
 
     pub fn admission(&self) -> Arc<Admission> {

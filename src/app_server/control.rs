@@ -26,6 +26,8 @@ use crate::wire::problem::{Code, Problem};
 /// How long an actor may take to answer; management asks again.
 const ANSWER_WAIT: Duration = Duration::from_secs(8);
 const WORKERS: usize = 1;
+/// For messages under way when the node stops.
+const SHUTDOWN_SECONDS: u64 = 2;
 /// Connections to the control port; more wait in the kernel.
 const CONNECTIONS: usize = 256;
 const HEALTH_PATH: &str = "/healthz";
@@ -59,7 +61,13 @@ pub fn serve(
             .route(METRICS_PATH, web::get().to(metrics_page))
             .default_service(web::to(not_found))
     });
-    let server = server.workers(WORKERS).max_connections(CONNECTIONS).disable_signals().listen(listener)?.run();
+    let server = server
+        .workers(WORKERS)
+        .shutdown_timeout(SHUTDOWN_SECONDS)
+        .max_connections(CONNECTIONS)
+        .disable_signals()
+        .listen(listener)?
+        .run();
     let handle = server.handle();
     actix_rt::spawn(async move {
         if let Err(error) = server.await {

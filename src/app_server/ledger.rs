@@ -60,7 +60,7 @@ impl Ledger {
         let rows = Rows::open(&dir.join("counts"), rows, stamp)?;
         let seats = Seats::open(&dir.join("active"), seats, stamp)?;
         let ledger = Self { server, rows, seats, failures: Mutex::default() };
-        let died = ledger.seats.occupied().into_iter().filter_map(|seat| ledger.died(&seat)).collect();
+        let died = ledger.seats.occupied(|_| true).into_iter().filter_map(|seat| ledger.died(&seat)).collect();
         Ok(Opened { ledger, died })
     }
 
@@ -79,7 +79,7 @@ impl Ledger {
 
     /// Counts the dead process's requests as failed, once, and frees their seats. Their names are on disk before.
     pub fn bury(&self) {
-        for seat in self.seats.occupied() {
+        for seat in self.seats.occupied(|_| true) {
             self.rows.count(seat.row, End::Failed);
             self.seats.free(seat.index);
         }
@@ -142,19 +142,24 @@ impl Ledger {
         LedgerCut { run: run.clone(), entries: entries.collect(), failures }
     }
 
-    /// A program's active requests, the oldest first.
-    pub fn active(&self, program: &ProgramName) -> Vec<ActiveRequest> {
-        let mut active: Vec<_> =
-            self.seats.occupied().into_iter().filter_map(|seat| self.shown(program, seat)).collect();
-        active.sort_by_key(|request| std::cmp::Reverse(request.age_ms));
-        active
+    /// A program's active requests, the oldest first, at most so many.
+    pub fn active(&self, program: &ProgramName, most: usize) -> Vec<ActiveRequest> {
+        let mut seats = self.seats_of(program);
+        seats.sort_by_key(|seat| std::cmp::Reverse(seat.age_ms));
+        seats.truncate(most);
+        seats.into_iter().filter_map(|seat| self.shown(seat)).collect()
     }
 
-    fn shown(&self, program: &ProgramName, seat: Occupied) -> Option<ActiveRequest> {
-        let (of, version) = self.rows.name(seat.row)?;
-        (of == *program).then(|| ActiveRequest {
+    fn seats_of(&self, program: &ProgramName) -> Vec<Occupied> {
+        let rows = self.rows.of(program);
+        self.seats.occupied(|row| rows.contains(&row))
+    }
+
+    fn shown(&self, seat: Occupied) -> Option<ActiveRequest> {
+        let (program, version) = self.rows.name(seat.row)?;
+        Some(ActiveRequest {
             request_id: seat.id,
-            program: of,
+            program,
             version: Some(version),
             server: self.server.clone(),
             method: seat.method,
@@ -166,22 +171,18 @@ impl Ledger {
 
     /// The request of a program that has been active for longest.
     pub fn oldest(&self, program: &ProgramName) -> Option<OldestActive> {
-        let first = self.active(program).into_iter().next()?;
+        let first = self.seats_of(program).into_iter().max_by_key(|seat| seat.age_ms)?;
         Some(OldestActive { age_ms: first.age_ms, method: first.method, path: first.path })
     }
 
     /// A program's active WebSockets and event streams.
     pub fn long_lived(&self, program: &ProgramName) -> u64 {
-        self.active(program).iter().filter(|request| request.long_lived).count() as u64
+        self.seats_of(program).iter().filter(|seat| seat.long_lived).count() as u64
     }
 
     /// Cuts a program's active requests, or only the long-lived ones; answers how many.
     pub fn cut_requests(&self, program: &ProgramName, long_lived_only: bool) -> usize {
-        let wanted = |seat: &Occupied| {
-            let of = self.rows.name(seat.row).is_some_and(|(of, _)| of == *program);
-            of && (seat.long_lived || !long_lived_only)
-        };
-        let seats = self.seats.occupied().into_iter().filter(wanted);
+        let seats = self.seats_of(program).into_iter().filter(|seat| seat.long_lived || !long_lived_only);
         seats.filter(|seat| self.seats.cut(seat)).count()
     }
 

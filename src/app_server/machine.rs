@@ -22,11 +22,13 @@ use crate::programs::ports::Ports;
 use crate::programs::probe;
 use crate::programs::shelf::Rooms;
 use crate::programs::surroundings::Surroundings;
-use crate::programs::{launch, stop};
+use crate::programs::{launch, output, stop};
 use crate::store::Store;
 
 /// Grace for an instance whose manifest is not known any more.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two looks at what instances have written.
+const HOUSE_EVERY: Duration = Duration::from_secs(10);
 
 /// The real hands. Cheap to clone; all clones share what they hold.
 #[derive(Clone)]
@@ -59,6 +61,20 @@ impl Machine {
 
     pub fn around(&self) -> &Surroundings {
         &self.inner.around
+    }
+
+    /// Keeps what instances write within its bounds, again and again.
+    pub async fn keep_house(self) {
+        loop {
+            tokio::time::sleep(HOUSE_EVERY).await;
+            let (around, held) =
+                (self.inner.around.clone(), self.inner.held.borrow().values().cloned().collect::<Vec<_>>());
+            let records: Vec<_> = held.iter().map(|instance| instance.record().clone()).collect();
+            let tidying = tokio::task::spawn_blocking(move || tidy_logs(&around, &records)).await;
+            if let Err(error) = tidying {
+                tracing::error!(%error, "rotating logs ended");
+            }
+        }
     }
 
     /// Ends the processes that carry an instance's name of this node and that no record knows.
@@ -192,6 +208,17 @@ impl Inner {
 
     fn log(&self, record: &InstanceRecord) -> PathBuf {
         self.around.log(&record.program, &record.name)
+    }
+}
+
+fn tidy_logs(around: &Surroundings, living: &[InstanceRecord]) {
+    for record in living {
+        if let Err(error) = output::rotate(&around.log(&record.program, &record.name), &output::LIMITS) {
+            tracing::warn!(instance = record.name, %error, "cannot rotate a log");
+        }
+        let same = living.iter().filter(|other| other.program == record.program);
+        let names: Vec<String> = same.map(|other| other.name.clone()).collect();
+        output::sweep(&around.logs(&record.program), &names, &output::LIMITS);
     }
 }
 

@@ -1,11 +1,10 @@
 //! Owns the server's word to each management: it registers, and then tells how it stands, again and again. Must not know
 //! what is answered beyond handing it on. Without management it goes on asking, and nothing else changes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tracing::{debug, info};
 
 use super::server::{Beat, Renewed, Server};
@@ -23,13 +22,13 @@ pub struct Herald {
     pub registration: Registration,
     pub heartbeat: Duration,
     /// Rung when something has changed that the next heartbeat tells.
-    pub nudge: Arc<Notify>,
+    pub nudge: watch::Receiver<()>,
     pub server: Addr<Server>,
 }
 
 impl Herald {
     /// Goes on until the server's actor has ended.
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         let (mut known, mut told) = (false, false);
         while self.server.connected() {
             match self.speak(&mut known).await {
@@ -44,7 +43,7 @@ impl Herald {
             tokio::select! {
                 () = pause => {}
                 // Rung in a burst, it is still one heartbeat; a failing management is not asked faster.
-                () = self.nudge.notified(), if known => {}
+                Ok(()) = self.nudge.changed(), if known => {}
             }
         }
     }

@@ -1,6 +1,8 @@
 //! Owns the metrics page: the ledger and the gates as Prometheus reads them, made anew for each look. Must not count
 //! anything itself.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -71,12 +73,17 @@ fn counters(registry: &mut Registry, ledger: &Ledger, name: &NodeName) {
 
 fn gates(registry: &mut Registry, claims: &Claims, name: &NodeName) {
     let (state, active) = (Family::<Here, Gauge>::default(), Family::<Here, Gauge>::default());
+    let (up, restarts) = (Family::<Here, Gauge>::default(), Family::<Here, Counter>::default());
     for slot in claims.all() {
         let word = slot.admission().gate.word();
         let here = Here { program: slot.program.to_string(), server: name.to_string() };
+        up.get_or_create(&here).set(i64::from(slot.healthy.load(Relaxed)));
+        restarts.get_or_create(&here).inc_by(slot.restarts.load(Relaxed));
         state.get_or_create(&here).set(i64::from(word.is_open()));
         active.get_or_create(&here).set(word.active() as i64);
     }
+    registry.register("neap_instance_up", "1: the instance answers its probes", up);
+    registry.register("neap_instance_restarts", "Instances started in the place of one that ended by itself", restarts);
     registry.register("neap_gate_state", "1: the gate is open; 0: closed", state);
     registry.register("neap_active_requests", "Requests admitted and not ended", active);
 }

@@ -10,12 +10,13 @@ mod tests;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use actix::prelude::*;
 use futures_util::stream;
 
-pub use messages::{Heard, Obey, Tell};
+pub use messages::{Heard, Obey, Stop, Tell};
 use supervise::Supervised;
 
 use super::claims::{Admission, Slot};
@@ -129,6 +130,11 @@ impl Program {
             }
         }
         report
+    }
+
+    fn set_healthy(&mut self, healthy: bool) {
+        self.healthy = healthy;
+        self.slot.healthy.store(healthy, Relaxed);
     }
 
     fn is_state(&self, state: State) -> bool {

@@ -13,15 +13,17 @@ use std::time::Duration;
 use actix::prelude::*;
 use futures_util::future::join_all;
 
-pub use messages::{Ask, Beat, Renewed, Stop};
+pub use messages::{Ask, Beat, Renewed};
+
 pub use prepare::{Preparer, Preparing};
 
 use super::hands::Keeper;
+pub use super::program::Stop;
 use super::program::{Program, Tell};
 use super::records::{self, Kept};
 use super::shared::Shared;
-use crate::domain::names::ProgramName;
-use crate::domain::placement::Placement;
+use crate::domain::names::{ProgramName, Term};
+use crate::domain::placement::{Placement, Refusal};
 use crate::domain::server_list::Report;
 use crate::link::outbox::Outcome;
 use crate::wire::problem::{Code, Problem};
@@ -82,10 +84,7 @@ impl Server {
     }
 
     /// Makes the promise, on disk before anything is said or obeyed under it.
-    fn promise(
-        &self,
-        term: &crate::domain::names::Term,
-    ) -> Result<Result<(), crate::domain::placement::Refusal>, Problem> {
+    fn promise(&self, term: &Term) -> Result<Result<(), Refusal>, Problem> {
         let mut seal = self.shared.seal.borrow().clone();
         match seal.admit(term) {
             Err(refusal) => return Ok(Err(refusal)),

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use actix::prelude::*;
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use super::claims::Claims;
 use super::hands::Hands;
@@ -36,7 +36,7 @@ pub struct Shared {
     /// Where hints to management go; `None` in tests.
     pub outbox: Option<Recipient<Post>>,
     /// Heartbeats go at once when it is rung.
-    pub nudge: Arc<Notify>,
+    pub nudge: watch::Sender<()>,
 }
 
 /// This run's own monotonic clock.
@@ -60,6 +60,11 @@ impl Shared {
             Some(highest) if term < highest => Err(Refusal::StaleTerm { highest: highest.clone() }),
             _ => Ok(()),
         }
+    }
+
+    /// Has every management told at once how this server stands.
+    pub fn nudge(&self) {
+        self.nudge.send_replace(());
     }
 
     /// Tells every management. A hint: what is not delivered is heard from heartbeats and answers.

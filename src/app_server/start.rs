@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use actix_web::dev::ServerHandle;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::claims::Claims;
@@ -59,7 +59,8 @@ pub struct Running {
     shutdown: Shutdown,
     workers: Vec<Arbiter>,
     ended: mpsc::Receiver<()>,
-    heralds: Vec<tokio::task::JoinHandle<()>>,
+    /// What goes on beside: heartbeats, logs.
+    tasks: Vec<tokio::task::JoinHandle<()>>,
     stop_timeout: Duration,
 }
 
@@ -84,8 +85,10 @@ pub async fn start(
 
     let claims = Arc::new(Claims::default());
     let server = start_actors(&identity, &store, &secret, &settings, &claims, &ledger, &machine, kept)?;
+    let (server, mut tasks) = server;
+    tasks.push(tokio::task::spawn_local(machine.keep_house()));
     let desk =
-        Desk { server: server.0.clone(), claims: claims.clone(), ledger: ledger.clone(), name: identity.name.clone() };
+        Desk { server: server.clone(), claims: claims.clone(), ledger: ledger.clone(), name: identity.name.clone() };
     let (one, at) = (control.into_iter().next(), settings.control);
     let one = one.ok_or_else(|| listen("[app_server] control")(io::ErrorKind::AddrNotAvailable.into()))?;
     let handle = control::serve(one, at, secret.clone(), settings.bounds.message_size, desk);
@@ -100,12 +103,12 @@ pub async fn start(
     Ok(Running {
         data: settings.data,
         control: settings.control,
-        server: server.0,
+        server,
         handle,
         shutdown,
         workers,
         ended,
-        heralds: server.1,
+        tasks,
         stop_timeout: settings.bounds.stop_timeout,
     })
 }
@@ -161,10 +164,10 @@ fn start_actors(
         fetch_timeout: settings.bounds.fetch_timeout,
         release_size: settings.bounds.release_size,
     };
-    let nudge = Arc::new(Notify::new());
+    let (nudge, nudged) = watch::channel(());
     let (identity, settings) = (identity.clone(), settings.clone());
     let (claims, ledger, hands) = (claims.clone(), ledger.clone(), Rc::new(machine.clone()));
-    let (heralds_identity, heralds_settings, heralds_nudge) = (identity.clone(), settings.clone(), nudge.clone());
+    let (heralds_identity, heralds_settings) = (identity.clone(), settings.clone());
     let (store, heralds_client) = (store.clone(), client.clone());
     let server = Server::create(move |ctx| {
         ctx.set_mailbox_capacity(settings.bounds.mailbox);
@@ -175,7 +178,7 @@ fn start_actors(
         let shared = Shared { identity, store, settings, claims, ledger, hands, seal, clock, outbox, nudge };
         Server::boot(Rc::new(shared), kept, preparer)
     });
-    let heralds = heralds(&heralds_identity, &heralds_settings, &heralds_client, &heralds_nudge, &server);
+    let heralds = heralds(&heralds_identity, &heralds_settings, &heralds_client, &nudged, &server);
     Ok((server, heralds))
 }
 
@@ -183,7 +186,7 @@ fn heralds(
     identity: &Identity,
     settings: &Settings,
     client: &Client,
-    nudge: &Arc<Notify>,
+    nudge: &watch::Receiver<()>,
     server: &Addr<Server>,
 ) -> Vec<tokio::task::JoinHandle<()>> {
     let registration = Registration {
@@ -246,7 +249,7 @@ impl Running {
         if timeout(self.stop_timeout, all_ended).await.is_err() {
             tracing::warn!("requests were still under way when the time to stop ran out");
         }
-        self.heralds.iter().for_each(|herald| herald.abort());
+        self.tasks.iter().for_each(|task| task.abort());
         self.handle.stop(true).await;
         if self.server.send(Stop).await.is_err() {
             tracing::debug!("the server's actor had ended before");

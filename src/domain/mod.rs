@@ -3,6 +3,8 @@
 
 pub mod duration;
 pub mod gate;
+#[cfg(test)]
+mod gate_tests;
 pub mod leader;
 pub mod ledger;
 pub mod manifest;

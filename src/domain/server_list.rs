@@ -163,6 +163,12 @@ impl ServerList {
     /// Takes in a server's whole state, the answer to the newest seal question of this term.
     pub fn seal(&mut self, server: &ServerName, asked: u64, run: &RunId, reports: Vec<Report>) -> bool {
         let Some(entry) = self.servers.get_mut(server) else { return false };
+        if entry.sealed.as_ref().is_some_and(|sealed| sealed != run) {
+            // Answered twice, by two runs: like any answer of another run, it unseals (protocol P5).
+            entry.sealed = None;
+            entry.asked += 1;
+            return true;
+        }
         if entry.sealed.is_some() || entry.asked != asked {
             return false;
         }
@@ -241,6 +247,15 @@ mod tests {
         assert!(list.hear(&server(), &run("r2"), report(9, State::Open)));
         assert!(!list.serves(&shop, &server()));
         assert!(!list.seal(&server(), 1, &run("r1"), vec![]), "an answer to an older question");
+        assert!(list.seal(&server(), 2, &run("r2"), vec![report(9, State::Open)]));
+        assert!(list.serves(&shop, &server()));
+    }
+
+    #[test]
+    fn a_second_answer_to_a_seal_by_another_run_unseals() {
+        let (mut list, shop) = sealed_list();
+        assert!(list.seal(&server(), 1, &run("r2"), vec![report(9, State::Closed)]));
+        assert!(!list.serves(&shop, &server()));
         assert!(list.seal(&server(), 2, &run("r2"), vec![report(9, State::Open)]));
         assert!(list.serves(&shop, &server()));
     }

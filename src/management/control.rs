@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::observer::Watch;
-use super::records::{Disk, NodeRecord, ReleaseRecord, RippleRecord, State};
+use super::records::{Disk, LastTerm, NodeRecord, ReleaseRecord, RippleRecord, State};
 use crate::domain::leader::Leader;
 use crate::domain::names::{NodeName, ProgramName, Release, Revision, RippleId, RunId, ServerName, Term, Version};
 use crate::domain::placement::Millis;
@@ -87,7 +87,7 @@ impl Control {
     /// Loads the state and begins a leadership: a higher term, saved (protocol P6).
     pub fn begin(name: &NodeName, mut disk: Disk, bounds: Bounds) -> Result<Self, StoreError> {
         let loaded = disk.load()?;
-        let term = Term { number: loaded.term + 1, management: name.clone() };
+        let term = Term { number: loaded.term.number + 1, management: loaded.term.id.unwrap_or_else(|| new_id(name)) };
         let mut list = ServerList { programs: loaded.programs, cells: loaded.cells, ..ServerList::default() };
         for node in loaded.nodes.iter().filter(|node| node.registration.role == NodeRole::AppServer) {
             list.servers.insert(node.name.clone(), Server::default());
@@ -151,7 +151,7 @@ impl Control {
         }
         self.prune();
         let state = State {
-            term: self.leader.term().number,
+            term: LastTerm { number: self.leader.term().number, id: Some(self.leader.term().management.clone()) },
             programs: &self.leader.list.programs,
             cells: &self.leader.list.cells,
             releases: &self.releases,
@@ -244,6 +244,13 @@ impl Control {
         });
         self.next_event += 1;
     }
+}
+
+/// An id for terms that no other store's management has.
+fn new_id(name: &NodeName) -> NodeName {
+    let kept: String = name.as_str().chars().take(50).collect();
+    let unique = NodeName::new(format!("{kept}-{:08x}", rand::random::<u32>()));
+    unique.unwrap_or_else(|_| name.clone())
 }
 
 /// What an event is about.

@@ -40,6 +40,7 @@ use crate::link::identity::Identity;
 use crate::link::secret::Secret;
 use crate::programs::shelf::Shelf;
 use crate::store::Store;
+use crate::wire::messages::{NodeRole, Registration};
 
 /// What management is started with.
 pub struct Settings {
@@ -71,6 +72,18 @@ impl Running {
     }
 }
 
+/// Management is a node of its own list.
+fn own_registration(listen: SocketAddr) -> Registration {
+    Registration {
+        role: NodeRole::Management,
+        control: listen,
+        data: listen,
+        labels: Default::default(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+    }
+}
+
 /// Threads that answer the API.
 const API_WORKERS: usize = 1;
 
@@ -86,7 +99,8 @@ pub async fn start(
     let listen = listener.local_addr()?;
     let shelf = Shelf::open(settings.data_dir.join("releases")).map_err(io::Error::other)?;
     let disk = records::Disk::new(store);
-    let control = control::Control::begin(&identity.name, disk, settings.bounds).map_err(io::Error::other)?;
+    let mut control = control::Control::begin(&identity.name, disk, settings.bounds).map_err(io::Error::other)?;
+    control.register(&identity.name, &identity.run, own_registration(listen));
     let arbiter = Arbiter::new();
     let actor = list_actor::ListActor::new(control, identity.clone(), client.clone(), settings.down_after);
     let list = list_actor::ListActor::start_in_arbiter(&arbiter.handle(), move |_| actor);

@@ -7,6 +7,7 @@ use actix::prelude::*;
 use super::control::{About, Control};
 use super::list_actor::ListActor;
 use crate::domain::names::{NodeName, RunId, ServerName};
+use crate::domain::ripple::Asked;
 use crate::domain::server_list::Report;
 use crate::wire::envelope::Envelope;
 use crate::wire::messages::{Heartbeat, NodeRole, Registration, Renewal, Renewals, ToManagement, Welcome};
@@ -88,11 +89,12 @@ fn beat(control: &mut Control, name: &NodeName, run: &RunId, heartbeat: Heartbea
     Renewals { term, renewed, kept_closed: kept_closed(control, name), unknown: false }
 }
 
-/// A lease is renewed while a ripple of this leadership still wants the quiesce (protocol P8).
+/// A lease is renewed while a ripple of this leadership still wants the quiesce (protocol P8): one that is to be aborted
+/// runs out, should the reopening not get through.
 fn renewal(control: &Control, report: &Report) -> Option<Renewal> {
     let operation = report.operation.as_ref()?;
     let wanted = control.leader.stepped_down.is_none()
-        && control.leader.ripples.values().any(|ripple| ripple.owns(&operation.id));
+        && control.leader.ripples.values().any(|ripple| ripple.asked != Asked::Abort && ripple.owns(&operation.id));
     let (program, generation) = (report.program.clone(), report.generation);
     wanted.then(|| Renewal { program, operation: operation.id.clone(), generation })
 }

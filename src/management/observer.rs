@@ -174,8 +174,12 @@ pub fn adopt(control: &mut Control, server: &ServerName, sealed: Sealed) {
 /// Looks for nodes that have been silent for too long.
 pub fn watch(control: &mut Control, down_after: Duration) {
     let silent = |heard: Option<std::time::Instant>| heard.is_none_or(|heard| heard.elapsed() >= down_after);
-    let gone: Vec<(NodeRole, NodeName)> =
-        control.nodes.iter().filter(|(_, node)| node.up && silent(node.heard)).map(|(key, _)| key.clone()).collect();
+    let gone: Vec<(NodeRole, NodeName)> = control
+        .nodes
+        .iter()
+        .filter(|((role, _), node)| *role != NodeRole::Management && node.up && silent(node.heard))
+        .map(|(key, _)| key.clone())
+        .collect();
     for (role, name) in gone {
         if let Some(node) = control.nodes.get_mut(&(role, name.clone())) {
             (node.up, node.since) = (false, Timestamp::now());

@@ -79,10 +79,18 @@ pub struct NodeCut {
     pub cut: Option<LedgerCut>,
 }
 
+/// The last term taken, and by which id. The id belongs to the store: a management that lost its disk has another, so
+/// that no two leaderships ever share a term (protocol P6).
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LastTerm {
+    pub number: u64,
+    pub id: Option<NodeName>,
+}
+
 /// All of it, as it was found on disk.
 #[derive(Default, Deserialize)]
 pub struct Loaded {
-    pub term: u64,
+    pub term: LastTerm,
     pub programs: BTreeMap<ProgramName, Wanted>,
     pub cells: BTreeMap<ProgramName, BTreeMap<ServerName, Cell>>,
     pub releases: BTreeMap<ProgramName, BTreeMap<Version, ReleaseRecord>>,
@@ -96,7 +104,7 @@ const EXPORT: &str = "management";
 /// All of it, as it has to be on disk.
 #[derive(Serialize)]
 pub struct State<'a> {
-    pub term: u64,
+    pub term: LastTerm,
     pub programs: &'a BTreeMap<ProgramName, Wanted>,
     pub cells: &'a BTreeMap<ProgramName, BTreeMap<ServerName, Cell>>,
     pub releases: &'a BTreeMap<ProgramName, BTreeMap<Version, ReleaseRecord>>,
@@ -129,8 +137,8 @@ impl Disk {
 
     /// Reads everything. With an empty store, the export of an earlier one is taken.
     pub fn load(&mut self) -> Result<Loaded, StoreError> {
-        let mut loaded = Loaded { term: self.store.get(Tree::Control, TERM)?.unwrap_or(0), ..Loaded::default() };
-        if loaded.term == 0
+        let mut loaded = Loaded { term: self.store.get(Tree::Control, TERM)?.unwrap_or_default(), ..Loaded::default() };
+        if loaded.term.id.is_none()
             && let Some(exported) = self.store.import::<Loaded>(EXPORT)?
         {
             return Ok(exported);

@@ -42,14 +42,10 @@ impl Collector for Scrape {
         took(&mut to, &rows)?;
         let at = |row: &Row| vec![("program", row.program.to_string()), ("server", name(&row.server))];
         let of = |row: &Row| vec![("program", row.program.to_string())];
-        let counters: [(&str, &str, &dyn Fn(&Row) -> Labels, fn(&Tally) -> u64); 2] = [
-            ("neap_refused", "Requests that a server turned away", &at, |tally| tally.counts.refused),
-            ("neap_redispatched", "Requests sent on to another server", &of, |tally| tally.counts.redispatched),
-        ];
-        for (metric, help, labels, value) in counters {
-            let sums = sums(&rows, labels, value);
-            family(&mut to, metric, help, MetricType::Counter, &sums, |value, to| ConstCounter::new(value).encode(to))?;
-        }
+        let refused = sums(&rows, &at, |tally| tally.counts.refused);
+        counters(&mut to, "neap_refused", "Requests that a server turned away", &refused)?;
+        let redispatched = sums(&rows, &of, |tally| tally.counts.redispatched);
+        counters(&mut to, "neap_redispatched", "Requests sent on to another server", &redispatched)?;
         let held = sums(&rows, &of, |tally| tally.held_now);
         gauges(&mut to, "neap_held_requests", "Requests held because no server takes them", &held)?;
         self.view(&mut to)
@@ -99,8 +95,7 @@ fn requests(to: &mut DescriptorEncoder, rows: &BTreeMap<Row, Tally>) -> fmt::Res
             *sums.entry(labels).or_default() += count;
         }
     }
-    let help = "Requests by how they ended";
-    family(to, "neap_requests", help, MetricType::Counter, &sums, |value, to| ConstCounter::new(value).encode(to))
+    counters(to, "neap_requests", "Requests by how they ended", &sums)
 }
 
 fn version(row: &Row) -> Labels {
@@ -130,6 +125,10 @@ fn sums(
         *sums.entry(labels(row)).or_default() += value(tally);
     }
     sums
+}
+
+fn counters(to: &mut DescriptorEncoder, metric: &str, help: &str, values: &BTreeMap<Labels, u64>) -> fmt::Result {
+    family(to, metric, help, MetricType::Counter, values, |value, to| ConstCounter::new(value).encode(to))
 }
 
 fn gauges(to: &mut DescriptorEncoder, metric: &str, help: &str, values: &BTreeMap<Labels, u64>) -> fmt::Result {

@@ -287,10 +287,10 @@ mod tests {
     #[test]
     fn a_server_set_aside_stays_so_from_list_to_list_until_its_address_changes() {
         let shop = program("shop", &[("s1", true)]);
-        let one = built(&[shop.clone()], &Snapshot::default());
+        let one = built(std::slice::from_ref(&shop), &Snapshot::default());
         let server = ServerName::new("s1").unwrap();
         assert!(one.server(&server).unwrap().set_aside() && !one.server(&server).unwrap().set_aside());
-        let two = built(&[shop.clone()], &one);
+        let two = built(std::slice::from_ref(&shop), &one);
         assert_eq!(standing(&two, 0, Instant::now()), Standing::Aside);
         let mut moved = list(1, 2, &[shop]);
         moved.servers[0].data = ([127, 0, 0, 1], 99).into();

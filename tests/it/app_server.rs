@@ -305,3 +305,57 @@ async fn a_release_that_cannot_be_fetched_is_a_reason_and_changes_nothing() {
     assert_eq!(back.report.state, State::Open);
     assert_eq!(node.answers().0, "1.0");
 }
+
+#[actix_rt::test]
+async fn a_node_told_to_stop_ends_its_requests_and_leaves_its_instances_running() {
+    let mut ground = Ground::new();
+    let node = ground.node().await;
+    ground.install(&node, "1.0").await;
+    let (_, pid) = node.answers();
+    let slow = node.get_beside("/slow");
+    ground.begun(1).await;
+    node.term();
+    eventually("no new connections", async || node.get("/").is_empty().then_some(())).await;
+    ground.go();
+    assert!(slow.join().unwrap().contains(&format!("1.0 {pid}")));
+    node.ended();
+    let node = ground.node().await;
+    ground.until_state(&node, State::Open).await;
+    assert_eq!(node.answers(), ("1.0".to_owned(), pid));
+    assert_eq!(ground.ledger(&node).await.entries[0].counts.failed, 0);
+}
+
+#[actix_rt::test]
+async fn without_management_a_restarted_node_serves_what_it_held() {
+    let mut ground = Ground::new();
+    let node = ground.node().await;
+    ground.install(&node, "1.0").await;
+    let (_, pid) = node.answers();
+    node.kill();
+    // Nobody listens there.
+    ground.management = "127.0.0.1:1".parse().unwrap();
+    let node = ground.node().await;
+    eventually("it opens by itself", async || node.get("/").contains(&format!("1.0 {pid}")).then_some(())).await;
+}
+
+#[actix_rt::test]
+async fn health_and_metrics_are_told() {
+    let mut ground = Ground::new();
+    let node = ground.node().await;
+    ground.install(&node, "1.0").await;
+    node.answers();
+    let client = neap::link::client::Client::new(Default::default(), None);
+    let page = async |path: &str| {
+        let answer = client.get(&format!("http://{}{path}", node.control)).await.unwrap();
+        String::from_utf8(answer.body.to_vec()).unwrap()
+    };
+    assert_eq!(page("/healthz").await, "ok\n");
+    let metrics = page("/metrics").await;
+    for line in [
+        "neap_requests_total{program=\"shop\",version=\"1.0\",server=\"s1\",outcome=\"completed\"} 1",
+        "neap_gate_state{program=\"shop\",server=\"s1\"} 1",
+        "neap_instance_up{program=\"shop\",server=\"s1\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
+}

@@ -4,6 +4,7 @@ mod app_server;
 mod cli;
 mod e2e;
 mod programs;
+mod router;
 mod support;
 mod tidy;
 mod traffic;

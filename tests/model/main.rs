@@ -6,7 +6,9 @@
 
 mod configurations;
 mod explore;
+mod giving_up;
 mod management;
+mod random;
 mod rules_left_out;
 mod server;
 mod world;

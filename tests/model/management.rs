@@ -196,8 +196,10 @@ fn order(cluster: &Cluster, world: &mut World, index: usize, leader: &mut Leader
                     placement.operation.as_ref().is_some_and(|held| held.id == sent.operation)
                         || placement.ended.as_ref().is_some_and(|ended| ended.operation == sent.operation)
                 });
+                // One that failed needs no margin to be brought back, even if it recovers as it is closed.
+                let unwell = cell.observed.as_ref().is_some_and(|seen| !seen.healthy);
                 if !known {
-                    world.ordered_now(&sent.operation, excused);
+                    world.ordered_now(&sent.operation, excused || unwell);
                 }
             }
             if cluster.off == Off::P7UnansweredCounts {
@@ -233,7 +235,7 @@ pub fn hear(cluster: &Cluster, world: &mut World, message: &Message) {
     match message {
         Message::Sealed { to, from, run, term, asked, answer } => {
             let Some(leader) = &world.managements[*to].up else { return };
-            if term != leader.term() && cluster.off != Off::P6OnlyAnswersToTheTerm {
+            if term != leader.term() {
                 return;
             }
             if let Ok(report) = answer {

@@ -120,14 +120,6 @@ fn p11_a_management_that_speaks_before_its_term_is_saved() {
 }
 
 #[test]
-fn p6_answers_to_an_earlier_term() {
-    let faults = Faults { management_crashes: 2, repeats: 1, ..Faults::default() };
-    let off = Off::P6OnlyAnswersToTheTerm;
-    let cluster = Cluster { off, faults, loses_disk: true, starts_again: true, requests: 0, ..Cluster::default() };
-    breaks(Cluster { to_servers: 2, to_managements: 2, ..cluster });
-}
-
-#[test]
 fn p11_a_server_that_acts_before_it_has_saved() {
     let faults = Faults { crashes: 1, ..Faults::default() };
     breaks(Cluster { off: Off::P11SavedFirst, faults, servers: 1, min_serving: 0, ..Cluster::default() });

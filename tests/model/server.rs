@@ -152,11 +152,7 @@ pub fn boot(cluster: &Cluster, world: &mut World, server: usize) {
     let held = &mut world.servers[server];
     held.number += 1;
     let mut placement = (*held.placement).clone();
-    let before = placement.generation;
     let effects = placement.boot(1);
-    if cluster.off == Off::P3RunMatched {
-        placement.generation = before;
-    }
     held.up = Some(Memory { word: Word::closed(placement.generation), starting: None, stopping: false });
     held.placement = Shared::new(placement);
     perform(cluster, world, server, effects, false);
@@ -220,9 +216,6 @@ fn judge(cluster: &Cluster, world: &mut World, server: usize, command: &Command)
     let mut command = command.clone();
     let held = &world.servers[server];
     let run = held.run(server);
-    if matches!(cluster.off, Off::P3RunMatched) {
-        command.run = run.clone();
-    }
     if cluster.off == Off::P3GenerationMatched && command.order != Order::Reopen {
         command.expected = held.placement.generation;
     }

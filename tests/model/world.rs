@@ -25,14 +25,12 @@ pub enum Off {
     /// The gate is checked, then the request is counted.
     P1OneStep,
     P3GenerationMatched,
-    P3RunMatched,
     /// A gate that opens again keeps the generation that the quiesce found.
     P3GenerationRises,
     P4OwnCheck,
     P5NewRunUnseals,
     P6TermsDiffer,
     P6Sealing,
-    P6OnlyAnswersToTheTerm,
     P6Adoption,
     P7UnansweredCounts,
     P7HealthCounts,
@@ -392,7 +390,7 @@ impl Model for Cluster {
                 continue;
             }
             match request {
-                Request::Waiting => actions.extend((0..self.servers).map(|server| Action::Claim(server))),
+                Request::Waiting => actions.extend((0..self.servers).map(Action::Claim)),
                 Request::Checked(_) => actions.push(Action::Count(index)),
                 Request::Admitted(_) => actions.push(Action::End(index)),
                 Request::Completed | Request::Cut => {}

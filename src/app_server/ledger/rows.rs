@@ -88,6 +88,11 @@ impl Rows {
         Some((ProgramName::new(program).ok()?, Version::new(version).ok()?))
     }
 
+    /// The rows of all versions of a program.
+    pub fn of(&self, program: &ProgramName) -> Vec<usize> {
+        (0..self.count).filter(|index| self.name(*index).is_some_and(|(name, _)| name == *program)).collect()
+    }
+
     /// The row of a version; a new one takes the place of the oldest that nobody holds where none is free.
     pub fn row(&self, program: &ProgramName, version: &Version) -> Result<Arc<Row>, RowsUsedUp> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);

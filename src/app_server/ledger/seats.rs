@@ -157,9 +157,10 @@ impl Seats {
         self.words(index)[LENGTHS].fetch_or(LONG_LIVED, Ordering::Relaxed);
     }
 
-    /// All active requests. One that ends or begins while it is read is left out.
-    pub fn occupied(&self) -> Vec<Occupied> {
-        self.taken_seats().filter_map(|index| self.read(index)).collect()
+    /// The active requests of some rows. One that ends or begins while it is read is left out.
+    pub fn occupied(&self, wanted: impl Fn(usize) -> bool) -> Vec<Occupied> {
+        let row = |index: &usize| self.words(*index)[ROW].load(Ordering::Relaxed) as usize;
+        self.taken_seats().filter(|index| wanted(row(index))).filter_map(|index| self.read(index)).collect()
     }
 
     fn taken_seats(&self) -> impl Iterator<Item = usize> + '_ {

@@ -34,6 +34,11 @@ pub struct Obey {
 #[rtype(result = "Report")]
 pub struct Tell;
 
+/// The node stops: its instances live on.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Stop;
+
 /// What management answered to a heartbeat about this placement.
 #[derive(Message, Clone, Debug)]
 #[rtype(result = "()")]
@@ -47,6 +52,14 @@ impl Handler<Tell> for Program {
 
     fn handle(&mut self, _: Tell, _: &mut Context<Self>) -> Self::Result {
         MessageResult(self.report())
+    }
+}
+
+impl Handler<Stop> for Program {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
+        ctx.stop();
     }
 }
 

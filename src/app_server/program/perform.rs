@@ -40,7 +40,7 @@ impl Program {
     fn open_gate(&mut self, generation: Generation) {
         self.quiesced_at = None;
         self.slot.admission().gate.open(generation);
-        self.shared.nudge.notify_one();
+        self.shared.nudge();
     }
 
     /// A closed gate refuses with the placement's present generation.
@@ -54,7 +54,8 @@ impl Program {
 
     pub(super) fn stop_instances(&mut self, ctx: &mut Context<Self>) {
         self.supervised.forget();
-        (self.up, self.healthy, self.orphans) = (None, false, Orphans::default());
+        (self.up, self.orphans) = (None, Orphans::default());
+        self.set_healthy(false);
         let number = self.work.give_up();
         let stopping = self.shared.hands.stop(self.keeper.clone());
         self.work(number, stopping, ctx, |program, stopped, ctx| match stopped {
@@ -123,7 +124,7 @@ impl Program {
         match started.and_then(|up| self.install(up, release, manifest, ctx)) {
             Ok(()) => {
                 self.event(Event::Started, ctx);
-                self.shared.nudge.notify_one();
+                self.shared.nudge();
             }
             Err(why) => self.start_failed(why, ctx),
         }
@@ -172,7 +173,8 @@ impl Program {
         let drain = manifest.upgrade.drain_timeout.as_millis() as u64;
         self.orphans = Orphans { count: up.life.orphans(), until: self.shared.clock.now() + drain };
         self.supervise(key, &up, &manifest, ctx);
-        (self.up, self.healthy, self.manifest) = (Some(up), true, Some(manifest));
+        (self.up, self.manifest) = (Some(up), Some(manifest));
+        self.set_healthy(true);
         Ok(())
     }
 
@@ -216,7 +218,7 @@ impl Program {
             }
             None if report.failure.is_some() => self.tell_failed(),
             // It opened: the next heartbeat says so, and it goes at once.
-            None => self.shared.nudge.notify_one(),
+            None => self.shared.nudge(),
         }
     }
 

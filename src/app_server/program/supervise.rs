@@ -2,6 +2,7 @@
 //! keeps its gate as it is (protocol P12). Must not know upgrades.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -27,8 +28,6 @@ pub(super) struct Supervised {
     since: Millis,
     /// Restarts without a good life in between.
     tries: u32,
-    /// All restarts of this run of the node.
-    pub restarts: u64,
     restart_at: Option<Millis>,
 }
 
@@ -66,15 +65,18 @@ impl Program {
     fn probed(&mut self, result: Result<(), String>, unhealthy_after: u32) {
         let was = self.healthy;
         match &result {
-            Ok(()) => (self.supervised.failures_in_a_row, self.healthy) = (0, true),
+            Ok(()) => {
+                self.supervised.failures_in_a_row = 0;
+                self.set_healthy(true);
+            }
             Err(_) => {
                 self.supervised.failures_in_a_row = self.supervised.failures_in_a_row.saturating_add(1);
-                self.healthy = was && self.supervised.failures_in_a_row < unhealthy_after;
+                self.set_healthy(was && self.supervised.failures_in_a_row < unhealthy_after);
             }
         }
         if was != self.healthy {
             tracing::warn!(program = %self.placement.program, healthy = self.healthy, probe = ?result, "health changed");
-            self.shared.nudge.notify_one();
+            self.shared.nudge();
         }
     }
 
@@ -87,11 +89,12 @@ impl Program {
         if lived >= LIVED_WELL.as_millis() as u64 {
             self.supervised.tries = 0;
         }
-        (self.up, self.healthy) = (None, false);
+        self.up = None;
+        self.set_healthy(false);
         self.supervised.forget();
         self.restart_later();
         self.tell_failed();
-        self.shared.nudge.notify_one();
+        self.shared.nudge();
         self.settle(ctx);
     }
 
@@ -131,7 +134,7 @@ impl Program {
         }
         let due = self.supervised.restart_at.is_none_or(|at| at <= self.shared.clock.now());
         if let Some(release) = self.placement.release.clone().filter(|_| due) {
-            self.supervised.restarts += 1;
+            self.slot.restarts.fetch_add(1, Relaxed);
             tracing::info!(program = %self.placement.program, tries = self.supervised.tries, "restarting");
             self.start_instance(release, ctx);
         }

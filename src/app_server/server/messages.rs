@@ -1,6 +1,6 @@
 //! Owns what the server's actor is asked, and how each is answered. Must not know HTTP.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use actix::prelude::*;
 use serde::Serialize;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::Server;
-use crate::app_server::program::{Heard, Obey};
+use crate::app_server::program::{Heard, Obey, Program, Stop, Tell};
 use crate::app_server::records;
 use crate::domain::names::{ProgramName, Release, Term};
 use crate::domain::placement::{Command, Refusal};
@@ -16,6 +16,9 @@ use crate::domain::server_list::Report;
 use crate::programs::{logs, output};
 use crate::wire::messages::{Heartbeat, HeldManifest, Lines, Load, NodeRole, Obeyed, Renewals, Sealed, ToServer};
 use crate::wire::problem::{Code, Problem};
+
+/// Active requests that one answer shows, the oldest.
+const REQUESTS_SHOWN_MAX: usize = 1_000;
 
 /// What goes back to who asked.
 pub type Answer = Result<Value, Problem>;
@@ -39,11 +42,6 @@ pub struct Beat;
 #[rtype(result = "()")]
 pub struct Renewed(pub Renewals);
 
-/// The node stops: its instances live on.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Stop;
-
 impl Handler<Ask> for Server {
     type Result = ();
 
@@ -57,7 +55,7 @@ impl Handler<Ask> for Server {
             ToServer::Ledger {} => answer(reply, json(self.shared.ledger.cut(&self.shared.identity.run))),
             ToServer::Requests { program } => {
                 let known = self.known(&program);
-                answer(reply, known.and_then(|()| json(self.shared.ledger.active(&program))));
+                answer(reply, known.and_then(|()| json(self.shared.ledger.active(&program, REQUESTS_SHOWN_MAX))));
             }
             ToServer::Logs { program, lines } => match self.known(&program) {
                 Ok(()) => self.logs(&program, lines, reply, ctx),
@@ -102,8 +100,11 @@ impl Handler<Stop> for Server {
     type Result = ();
 
     fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
-        // With the last address goes the actor of each program.
-        self.programs.clear();
+        for (name, program) in std::mem::take(&mut self.programs) {
+            if program.try_send(Stop).is_err() {
+                tracing::warn!(program = %name, "a full mailbox: its actor ends with the process");
+            }
+        }
         ctx.stop();
     }
 }
@@ -174,15 +175,9 @@ impl Server {
     }
 
     /// A stale term is answered with the present state, too.
-    fn refuse(
-        &self,
-        actor: Addr<crate::app_server::program::Program>,
-        refusal: Refusal,
-        reply: Answers,
-        ctx: &mut Context<Self>,
-    ) {
+    fn refuse(&self, actor: Addr<Program>, refusal: Refusal, reply: Answers, ctx: &mut Context<Self>) {
         let run = self.shared.identity.run.clone();
-        let asked = actor.send(crate::app_server::program::Tell).timeout(super::TELL_WAIT);
+        let asked = actor.send(Tell).timeout(super::TELL_WAIT);
         ctx.spawn(
             async move {
                 let lost =
@@ -208,7 +203,7 @@ impl Server {
 }
 
 /// The last lines over all instances' files: the newest instance's, and before them those of the one before it.
-fn tail(dir: &PathBuf, lines: usize) -> Vec<String> {
+fn tail(dir: &Path, lines: usize) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for file in output::files(dir).into_iter().take(output::LIMITS.instances) {
         let missing = lines.saturating_sub(found.len());
@@ -225,13 +220,7 @@ fn tail(dir: &PathBuf, lines: usize) -> Vec<String> {
 fn held_manifests(store: &crate::store::Store, reports: &[Report]) -> Result<Vec<HeldManifest>, Problem> {
     let mut held = Vec::new();
     for report in reports {
-        let operation = report.operation.iter().flat_map(|operation| [&operation.from, &operation.to]);
-        let desired = report.desired.iter().map(|desired| &desired.release);
-        let mut releases: Vec<&Release> =
-            [&report.release].into_iter().chain(operation).chain(desired).filter_map(Option::as_ref).collect();
-        releases.sort();
-        releases.dedup();
-        for release in releases {
+        for release in held_releases(report) {
             let failed = |error| Problem::new(Code::StoreFailed, format!("a manifest cannot be read: {error}"));
             if let Some(manifest) = records::manifest(store, &report.program, release).map_err(failed)? {
                 held.push(HeldManifest { release: release.clone(), manifest });
@@ -239,6 +228,17 @@ fn held_manifests(store: &crate::store::Store, reports: &[Report]) -> Result<Vec
         }
     }
     Ok(held)
+}
+
+/// Every release that a placement runs, goes to or from, or is wanted to have.
+pub(super) fn held_releases(report: &Report) -> Vec<&Release> {
+    let operation = report.operation.iter().flat_map(|operation| [&operation.from, &operation.to]);
+    let desired = report.desired.iter().map(|desired| &desired.release);
+    let mut releases: Vec<&Release> =
+        [&report.release].into_iter().chain(operation).chain(desired).filter_map(Option::as_ref).collect();
+    releases.sort();
+    releases.dedup();
+    releases
 }
 
 fn load_average() -> f64 {

@@ -8,7 +8,9 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::Server;
+use super::messages::held_releases;
 use crate::app_server::machine::{Machine, with_lines};
+use crate::app_server::program::Tell;
 use crate::app_server::records;
 use crate::domain::names::{ProgramName, Release, Sha256};
 use crate::domain::program::Manifest;
@@ -71,23 +73,54 @@ impl Server {
         self.prepares.insert(key.clone(), Progress::UnderWay);
         let preparer = self.preparer.clone();
         let task = tokio::task::spawn_local(async move { preparer.run(&program, &release, manifest).await });
-        ctx.spawn(task.into_actor(self).map(move |ended, server, _| server.prepared(key, ended)));
+        ctx.spawn(task.into_actor(self).map(move |ended, server, ctx| server.prepared(key, ended, ctx)));
         Ok(Prepared::Preparing)
     }
 
-    fn prepared(&mut self, key: Preparing, ended: Result<Result<(), String>, tokio::task::JoinError>) {
+    fn prepared(
+        &mut self,
+        key: Preparing,
+        ended: Result<Result<(), String>, tokio::task::JoinError>,
+        ctx: &mut Context<Self>,
+    ) {
         let ended = ended.unwrap_or_else(|error| Err(format!("neap made a mistake: {error}")));
         match ended {
             Ok(()) => {
                 tracing::info!(program = %key.0, sha256 = ?key.1, "a release is ready");
                 self.prepares.remove(&key);
+                self.sweep(key, ctx);
             }
             Err(reason) => {
                 tracing::warn!(program = %key.0, sha256 = ?key.1, reason, "a release could not be prepared");
                 self.prepares.insert(key, Progress::Failed(reason));
             }
         }
-        self.shared.nudge.notify_one();
+        self.shared.nudge();
+    }
+}
+
+impl Server {
+    /// Removes unpacked releases of a program beyond the newest: none that runs, is wanted, or is being prepared.
+    fn sweep(&self, (program, new): Preparing, ctx: &mut Context<Self>) {
+        let under_way = self.prepares.keys().filter(|(of, _)| *of == program).map(|(_, sha256)| *sha256);
+        let mut in_use: Vec<Sha256> = under_way.chain([new]).collect();
+        let told = self.programs.get(&program).map(|actor| actor.send(Tell).timeout(super::TELL_WAIT));
+        let rooms = self.preparer.machine.rooms().clone();
+        let sweeping = async move {
+            if let Some(told) = told {
+                // Who does not say what it holds keeps everything.
+                let Ok(report) = told.await else { return };
+                in_use.extend(held_releases(&report).into_iter().map(|release| release.sha256));
+            }
+            let swept = tokio::task::spawn_blocking(move || rooms.sweep(&program, &in_use)).await;
+            match swept {
+                Ok(Ok(gone)) if gone.is_empty() => {}
+                Ok(Ok(gone)) => tracing::info!(?gone, "old releases were removed"),
+                Ok(Err(error)) => tracing::warn!(%error, "old releases could not be removed"),
+                Err(error) => tracing::error!(%error, "removing old releases ended"),
+            }
+        };
+        ctx.spawn(sweeping.into_actor(self));
     }
 }
 

@@ -1,1 +1,221 @@
+//! Owns the tests of one placement: repeats, reordering, stale runs and generations, leases, boots, orphans.
 
+use super::*;
+use crate::domain::gate::NotDrained;
+use crate::domain::names::{NodeName, Sha256, Version};
+
+const LEASE: Duration = Duration::from_secs(60);
+
+fn release(number: u8) -> Release {
+    Release { version: Version::new(number.to_string()).unwrap(), sha256: Sha256([number; 32]) }
+}
+
+fn run() -> RunId {
+    RunId::new("r1").unwrap()
+}
+
+fn term() -> Term {
+    Term { number: 1, management: NodeName::new("m").unwrap() }
+}
+
+fn open() -> Placement {
+    let mut placement = Placement::absent(ProgramName::new("shop").unwrap());
+    (placement.state, placement.generation, placement.release) = (State::Open, Generation(5), Some(release(1)));
+    placement
+}
+
+fn command(operation: &str, expected: u64, order: Order) -> Command {
+    let operation = OperationId::new(operation).unwrap();
+    Command { term: term(), operation, run: run(), expected: Generation(expected), order }
+}
+
+fn quiesce(expected: u64) -> Command {
+    command("o1", expected, Order::Quiesce { leased: true })
+}
+
+fn upgrade(expected: u64, force: bool) -> Command {
+    let desired = Desired { release: Some(release(2)), stamp: Stamp { term: term(), revision: Revision(1) } };
+    command("o1", expected, Order::Upgrade { to: release(2), desired, force })
+}
+
+fn tell(placement: &mut Placement, command: &Command) -> Result<Vec<Effect>, Refusal> {
+    tell_with(placement, command, 0, Ok(()))
+}
+
+fn tell_with(
+    placement: &mut Placement,
+    command: &Command,
+    orphans: u64,
+    frozen: Result<(), NotDrained>,
+) -> Result<Vec<Effect>, Refusal> {
+    placement.command(command, &Here { run: &run(), now: 0, lease: LEASE, orphans }, |_| frozen)
+}
+
+fn happens(placement: &mut Placement, event: &Event, now: Millis) -> Vec<Effect> {
+    placement.event(event, &Here { run: &run(), now, lease: LEASE, orphans: 0 })
+}
+
+fn quiescing() -> Placement {
+    let mut placement = open();
+    tell(&mut placement, &quiesce(5)).unwrap();
+    placement
+}
+
+fn upgrading() -> Placement {
+    let mut placement = quiescing();
+    assert_eq!(tell(&mut placement, &upgrade(6, false)), Ok(vec![Effect::Stop]));
+    placement
+}
+
+fn stands(placement: &Placement) -> (State, u64) {
+    (placement.state, placement.generation.0)
+}
+
+#[test]
+fn an_upgrade_goes_through_its_phases_and_opens_at_a_new_generation() {
+    let mut placement = upgrading();
+    assert_eq!(happens(&mut placement, &Event::Stopped, 0), vec![Effect::Start(release(2))]);
+    let effects = happens(&mut placement, &Event::Started, 0);
+    assert_eq!(effects, vec![Effect::OpenGate(Generation(8)), Effect::Report]);
+    assert_eq!((stands(&placement), placement.release), ((State::Open, 8), Some(release(2))));
+}
+
+#[test]
+fn a_repeat_changes_nothing_in_any_phase() {
+    let mut placement = upgrading();
+    for command in [quiesce(5), upgrade(6, false)] {
+        assert_eq!(tell(&mut placement, &command), Ok(vec![]));
+    }
+    happens(&mut placement, &Event::Stopped, 0);
+    happens(&mut placement, &Event::Started, 0);
+    for command in [quiesce(5), upgrade(6, false), command("o1", 5, Order::Reopen)] {
+        assert_eq!(tell(&mut placement, &command), Ok(vec![]));
+        assert_eq!(stands(&placement), (State::Open, 8));
+    }
+}
+
+#[test]
+fn a_command_for_another_generation_run_or_operation_is_refused_and_changes_nothing() {
+    let mut placement = quiescing();
+    let before = placement.clone();
+    let other = command("o2", 6, Order::Quiesce { leased: true });
+    assert!(matches!(tell(&mut placement, &other), Err(Refusal::Busy { .. })));
+    assert!(matches!(tell(&mut placement, &upgrade(5, false)), Err(Refusal::StaleGeneration { .. })));
+    let stale = Command { run: RunId::new("r0").unwrap(), ..upgrade(6, false) };
+    assert!(matches!(tell(&mut placement, &stale), Err(Refusal::StaleRun { .. })));
+    assert_eq!(placement, before);
+}
+
+#[test]
+fn a_reopen_that_overtakes_its_quiesce_makes_the_quiesce_stale() {
+    let mut placement = open();
+    tell(&mut placement, &command("o1", 5, Order::Reopen)).unwrap();
+    assert_eq!(stands(&placement), (State::Open, 6));
+    assert!(matches!(tell(&mut placement, &quiesce(5)), Err(Refusal::StaleGeneration { .. })));
+}
+
+#[test]
+fn a_lease_without_word_reopens_and_a_matching_renewal_alone_prolongs_it() {
+    let mut placement = quiescing();
+    let renewal = |operation: &str, generation| Event::Renewed {
+        term: term(),
+        operation: OperationId::new(operation).unwrap(),
+        generation: Generation(generation),
+    };
+    happens(&mut placement, &renewal("o2", 6), 50_000);
+    happens(&mut placement, &renewal("o1", 5), 50_000);
+    assert_eq!(placement.lease_until, Some(60_000));
+    happens(&mut placement, &renewal("o1", 6), 50_000);
+    assert_eq!(happens(&mut placement, &Event::Tick, 109_999), vec![]);
+    let effects = happens(&mut placement, &Event::Tick, 110_000);
+    assert_eq!(effects, vec![Effect::OpenGate(Generation(7)), Effect::Report]);
+}
+
+#[test]
+fn a_gate_that_is_not_drained_and_orphans_refuse_the_upgrade_and_force_outlasts_orphans() {
+    let mut placement = quiescing();
+    let busy = Err(NotDrained { open: false, active: 2 });
+    let refused = tell_with(&mut placement, &upgrade(6, false), 0, busy);
+    assert_eq!(refused, Err(Refusal::NotDrained { active: 2, orphans: 0 }));
+    let refused = tell_with(&mut placement, &upgrade(6, false), 1, Ok(()));
+    assert_eq!(refused, Err(Refusal::NotDrained { active: 0, orphans: 1 }));
+    assert_eq!(stands(&placement), (State::Quiescing, 6));
+    assert_eq!(tell_with(&mut placement, &upgrade(6, true), 1, Ok(())), Ok(vec![Effect::Stop]));
+}
+
+#[test]
+fn a_version_that_does_not_start_is_taken_back_and_the_old_one_opens() {
+    let mut placement = upgrading();
+    happens(&mut placement, &Event::Stopped, 0);
+    assert_eq!(happens(&mut placement, &Event::StartFailed("exit 1".into()), 0), vec![Effect::Stop]);
+    assert_eq!(happens(&mut placement, &Event::Stopped, 0), vec![Effect::Start(release(1))]);
+    happens(&mut placement, &Event::Started, 0);
+    assert_eq!((stands(&placement), placement.release), ((State::Open, 8), Some(release(1))));
+    let outcome = placement.ended.map(|ended| ended.outcome);
+    assert_eq!(outcome, Some(Outcome::TakenBack("exit 1".into())));
+}
+
+#[test]
+fn a_boot_in_every_phase_goes_on_where_the_disk_says() {
+    let boots = |mut placement: Placement| (placement.boot(5_000), placement.generation.0);
+    assert_eq!(boots(quiescing()), (vec![Effect::CloseGate(Generation(7)), Effect::Start(release(1))], 7));
+    assert_eq!(boots(upgrading()), (vec![Effect::Stop], 8));
+    let mut placement = upgrading();
+    happens(&mut placement, &Event::Stopped, 0);
+    assert_eq!(boots(placement.clone()), (vec![Effect::Start(release(2))], 8));
+    happens(&mut placement, &Event::StartFailed("exit 1".into()), 0);
+    assert_eq!(boots(placement.clone()), (vec![Effect::Stop], 8));
+    happens(&mut placement, &Event::Stopped, 0);
+    assert_eq!(boots(placement), (vec![Effect::Start(release(1))], 8));
+}
+
+#[test]
+fn a_booted_placement_opens_on_managements_word_or_after_its_wait_and_not_before_its_instance() {
+    let mut placement = open();
+    placement.boot(5_000);
+    assert_eq!(happens(&mut placement, &Event::Tick, 5_000), vec![]);
+    assert_eq!(happens(&mut placement, &Event::Started, 5_001).len(), 2);
+    let mut placement = open();
+    placement.boot(5_000);
+    happens(&mut placement, &Event::Started, 0);
+    happens(&mut placement, &Event::KeptClosed { until: 9_000 }, 0);
+    assert_eq!(happens(&mut placement, &Event::Tick, 5_000), vec![]);
+    assert_eq!(tell(&mut placement, &command("reconcile", 6, Order::Open)).unwrap().len(), 2);
+    assert_eq!(stands(&placement), (State::Open, 7));
+}
+
+#[test]
+fn a_boot_that_a_quiesce_interrupts_goes_on_when_it_is_reopened() {
+    let mut placement = open();
+    placement.boot(5_000);
+    tell(&mut placement, &quiesce(6)).unwrap();
+    assert_eq!(happens(&mut placement, &Event::Started, 0), vec![]);
+    tell(&mut placement, &command("o1", 6, Order::Reopen)).unwrap();
+    assert_eq!(placement.state, State::Closed);
+    happens(&mut placement, &Event::Tick, 5_000);
+    assert_eq!(placement.state, State::Open);
+}
+
+#[test]
+fn a_boot_that_fails_under_a_quiesce_is_failed_with_its_reason_when_reopened() {
+    let mut placement = open();
+    placement.boot(5_000);
+    tell(&mut placement, &quiesce(6)).unwrap();
+    assert_eq!(happens(&mut placement, &Event::StartFailed("exit 1".into()), 0), vec![Effect::Stop]);
+    tell(&mut placement, &command("o1", 6, Order::Reopen)).unwrap();
+    assert_eq!((placement.state, placement.failure.as_deref()), (State::Failed, Some("exit 1")));
+}
+
+#[test]
+fn a_first_install_needs_no_quiesce_and_a_removal_leaves_a_higher_generation() {
+    let mut placement = Placement::absent(ProgramName::new("shop").unwrap());
+    assert_eq!(tell(&mut placement, &upgrade(0, false)), Ok(vec![Effect::Stop]));
+    happens(&mut placement, &Event::Stopped, 0);
+    happens(&mut placement, &Event::Started, 0);
+    assert_eq!(stands(&placement), (State::Open, 2));
+    tell(&mut placement, &command("o2", 2, Order::Quiesce { leased: true })).unwrap();
+    let desired = Desired { release: None, stamp: Stamp { term: term(), revision: Revision(2) } };
+    tell(&mut placement, &command("o2", 3, Order::Remove { desired, force: false })).unwrap();
+    happens(&mut placement, &Event::Stopped, 0);
+    assert_eq!((stands(&placement), placement.release), ((State::Absent, 5), None));
+}

@@ -155,7 +155,7 @@ fn end(ripple: &mut Ripple, failure: Option<String>, list: &ServerList) {
         }
     }
     ripple.wait = None;
-    let did_any = ripple.steps.iter().any(|step| *step == StepPhase::Done);
+    let did_any = ripple.steps.contains(&StepPhase::Done);
     (ripple.state, ripple.reason) = match (failure, ripple.asked) {
         (Some(reason), _) => (RippleState::Failed, Some(reason)),
         (None, Asked::Abort) => (RippleState::Aborted, ripple.reason.take().or(Some("aborted as asked".to_owned()))),

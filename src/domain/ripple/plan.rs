@@ -104,6 +104,8 @@ pub fn plan(ask: Ask, list: &ServerList) -> Result<Plan, NoPlan> {
     let mut policy = ask.policy;
     if matches!(kind, RippleKind::Install | RippleKind::Remove) {
         policy.batch = steps.len();
+        // There is nobody yet, or nobody any more, whose requests could tell anything.
+        policy.soak = Duration::ZERO;
     }
     let serving = list.serving(&ask.program).count();
     policy.min_serving = match kind {

@@ -15,8 +15,9 @@ pub const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 /// The second round starts at once; before the third there is this pause, doubled before each one after.
 const FIRST_PAUSE: Millis = 2;
 const LONGEST_PAUSE: Millis = 50;
-/// Between rounds while held: a list change wakes at once, so this is for routers that hear of none.
-const LONGEST_HELD_PAUSE: Millis = 250;
+/// Between rounds while held: a list change wakes at once, so this is for routers that hear of none. Not shorter: very
+/// many requests may be held at a time.
+const LONGEST_HELD_PAUSE: Millis = 1_000;
 /// Doublings of the pause that matter.
 const MOST_DOUBLINGS: u8 = 10;
 

@@ -327,6 +327,15 @@ impl Node {
         self.child.wait().unwrap();
     }
 
+    /// TERM: the node may end what it is at.
+    pub fn term(&self) {
+        Process::new("kill").arg(self.child.id().to_string()).status().unwrap();
+    }
+
+    pub fn ended(mut self) {
+        assert!(self.child.wait().unwrap().success());
+    }
+
     /// A whole answer, as text; empty when the connection broke.
     pub fn get(&self, path: &str) -> String {
         get(self.data, path, "Neap-Program: shop\r\nX-Request-Id: req-of-a-test\r\n")
@@ -398,6 +407,8 @@ fn node_of_a_test() {
         let unfinished = dir.join("place.unfinished");
         fs::write(&unfinished, format!("{} {} {}", running.control, running.data, identity.run)).unwrap();
         fs::rename(unfinished, dir.join("place")).unwrap();
-        std::future::pending::<()>().await;
+        let kind = tokio::signal::unix::SignalKind::terminate();
+        tokio::signal::unix::signal(kind).unwrap().recv().await;
+        running.stop().await;
     });
 }

@@ -1,0 +1,6 @@
+//! A real router in this process, scripted servers and a scripted management on loopback, raw clients.
+
+mod heads;
+mod lists;
+mod refusals;
+mod support;
