@@ -175,6 +175,11 @@ impl Ledger {
         Some(OldestActive { age_ms: first.age_ms, method: first.method, path: first.path })
     }
 
+    /// A program's active WebSockets and event streams.
+    pub fn long_lived(&self, program: &ProgramName) -> u64 {
+        self.seats_of(program).iter().filter(|seat| seat.long_lived).count() as u64
+    }
+
     /// Cuts a program's active requests, or only the long-lived ones; answers how many.
     pub fn cut_requests(&self, program: &ProgramName, long_lived_only: bool) -> usize {
         let seats = self.seats_of(program).into_iter().filter(|seat| seat.long_lived || !long_lived_only);

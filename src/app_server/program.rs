@@ -125,6 +125,9 @@ impl Program {
         let mut report = Report::of(&self.placement, self.healthy, self.active(), self.orphans.count);
         if report.active > 0 {
             report.oldest = self.shared.ledger.oldest(&self.placement.program);
+            if self.is_state(State::Quiescing) {
+                report.long_lived = self.shared.ledger.long_lived(&self.placement.program);
+            }
         }
         report
     }

@@ -100,7 +100,10 @@ pub fn pack(path: &Path, version: Option<&Version>) -> Result<Packed, Failure> {
 }
 
 fn take_packed(file: &Path, version: Option<&Version>) -> Result<Packed, Failure> {
-    let manifest = release::manifest_in(file)?;
+    let manifest = release::manifest_in(file).map_err(|error| match error {
+        ReleaseError::Archive(ArchiveError::Disk(_)) => Failure::from(error),
+        other => Failure::Usage(format!("{}: {other}", file.display())),
+    })?;
     if version.is_some_and(|version| *version != manifest.version) {
         return Err(Failure::Usage(format!(
             "{} is packed as version {}: --version works with a directory",

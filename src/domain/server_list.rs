@@ -23,6 +23,9 @@ pub struct Report {
     pub healthy: bool,
     pub active: u64,
     pub orphans: u64,
+    /// Of the active requests, those that are WebSockets or event streams; told while quiescing.
+    #[serde(default)]
+    pub long_lived: u64,
     pub oldest: Option<OldestActive>,
 }
 
@@ -49,6 +52,7 @@ impl Report {
             healthy,
             active,
             orphans,
+            long_lived: 0,
             oldest: None,
         }
     }

@@ -77,6 +77,10 @@ pub struct Control {
     next_event: u64,
     disk: Disk,
     began: Instant,
+    /// Servers that the disk knew of at the start and that have not been sealed since.
+    awaited: Vec<ServerName>,
+    /// Whether all is heard that could be, after a start.
+    settled: bool,
 }
 
 impl Control {
@@ -90,6 +94,7 @@ impl Control {
         }
         let live = loaded.ripples.values().filter_map(|record| record.ripple.clone());
         let live = live.filter(|ripple| !ripple.state.is_over()).map(|ripple| (ripple.plan.id.clone(), ripple));
+        let awaited = list.servers.keys().cloned().collect();
         let leader = Leader::new(term, Revision(0), list, live.collect());
         let nodes = loaded.nodes.into_iter().map(Node::loaded).collect();
         let mut control = Self {
@@ -103,9 +108,27 @@ impl Control {
             next_event: 1,
             disk,
             began: Instant::now(),
+            awaited,
+            settled: false,
         };
         control.save()?;
         Ok(control)
+    }
+
+    /// Whether this management knows what there is: every server that it knew is sealed, or all have had their time.
+    /// One that knew none may have lost its disk, and waits as well.
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
+    /// Looks again whether it is settled; once it is, it stays so.
+    pub fn settle(&mut self, patience: Duration) {
+        if self.settled {
+            return;
+        }
+        let sealed = |name: &ServerName| self.leader.list.servers.get(name).is_some_and(|s| s.sealed.is_some());
+        let heard = !self.awaited.is_empty() && self.awaited.iter().all(sealed);
+        self.settled = heard || self.began.elapsed() >= patience;
     }
 
     /// Management's own monotonic clock.

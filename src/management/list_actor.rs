@@ -54,6 +54,7 @@ impl ListActor {
             return;
         }
         let instant = Instant::now();
+        self.control.settle(self.down_after);
         self.routers.publish(&mut self.control, instant);
         self.tell_routers(ctx, instant);
         self.dispatch(sends, ctx, instant);

@@ -35,6 +35,10 @@ pub fn make(record: &RippleRecord, after: &[NodeCut], named: usize) -> api::Rece
             _ => add_router(&mut receipt, record, pair),
         }
     }
+    // What a server that died cannot tell of, the routers can.
+    for pair in pairs.iter().filter(|pair| pair.role != NodeRole::AppServer) {
+        name_failures(&mut receipt, record, pair, named);
+    }
     receipt.unaccounted = unaccounted(record, &pairs);
     receipt.balanced = receipt.unaccounted == 0 && receipt.accounts.iter().all(api::Account::balances);
     receipt
@@ -94,10 +98,12 @@ fn add_server(receipt: &mut api::Receipt, record: &RippleRecord, pair: &Pair<'_>
 
 fn name_failures(receipt: &mut api::Receipt, record: &RippleRecord, pair: &Pair<'_>, named: usize) {
     let of_program = pair.new_failures().filter(|failure| failure.program == record.plan.program);
-    for failure in of_program.take(named.saturating_sub(receipt.failures.len())) {
+    let known: Vec<String> = receipt.failures.iter().map(|failure| failure.request_id.clone()).collect();
+    let new = of_program.filter(|failure| !known.contains(&failure.request_id));
+    for failure in new.take(named.saturating_sub(receipt.failures.len())) {
         receipt.failures.push(api::Failure {
             request_id: failure.request_id.clone(),
-            server: pair.node.clone(),
+            server: failure.server.clone().unwrap_or_else(|| pair.node.clone()),
             at: failure.at.parse().unwrap_or(Timestamp::UNIX_EPOCH),
             reason: format!("{} {}: {}", failure.method, failure.path, failure.reason),
         });
@@ -198,7 +204,11 @@ fn empty(record: &RippleRecord) -> api::Receipt {
 }
 
 fn out_of_service(record: &RippleRecord) -> Vec<api::OutOfService> {
-    let times = record.times.iter().map(|(server, times)| api::OutOfService {
+    let closed = record.times.iter().filter(|(_, times)| {
+        let parts = [times.drain_ms, times.stop_ms, times.start_ms, times.probe_ms];
+        parts.iter().any(Option::is_some)
+    });
+    let times = closed.map(|(server, times)| api::OutOfService {
         server: server.clone(),
         drain_ms: times.drain_ms.unwrap_or(0),
         stop_ms: times.stop_ms.unwrap_or(0),

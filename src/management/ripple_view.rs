@@ -31,15 +31,21 @@ pub fn ripple(control: &Control, record: &RippleRecord) -> api::RippleView {
         ripple.and_then(|ripple| control.leader.ripples.get(&ripple.plan.id)).and_then(|live| live.wait.as_ref());
     let steps = (0..plan.steps.len()).map(|index| step(control, record, index)).collect();
     let reason = ripple.and_then(|ripple| ripple.reason.clone());
+    // Whoever is told of its end may ask for its receipt.
+    let accounted = record.receipt.is_some();
     api::RippleView {
         id: plan.id.clone(),
         program: plan.program.clone(),
         kind: kind(plan.kind),
         from: plan.steps.iter().find_map(|step| version(step.from.as_ref())),
         to: version(plan.to.as_ref()),
-        state: ripple.map_or(api::RippleState::Planned, state),
+        state: match ripple.map_or(api::RippleState::Planned, state) {
+            ended if ended.ended() && !accounted => api::RippleState::Running,
+            state => state,
+        },
         waiting_for: match (ripple, wait) {
             (None, _) => Some(reading_ledgers()),
+            (Some(ripple), _) if ripple.state.is_over() && !accounted => Some(reading_ledgers()),
             (_, Some(wait)) => Some(waiting_for(control, record, wait)),
             (_, None) => None,
         },
@@ -49,7 +55,7 @@ pub fn ripple(control: &Control, record: &RippleRecord) -> api::RippleView {
         reason: reason.map(|reason| first_line(&reason).to_owned()),
         asked_by: record.asked_by.clone(),
         started_at: record.started_at,
-        ended_at: record.ended_at,
+        ended_at: record.ended_at.filter(|_| accounted),
     }
 }
 

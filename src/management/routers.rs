@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::control::Control;
-use crate::domain::names::{NodeName, OperationId};
+use crate::domain::names::{Generation, NodeName, OperationId};
 use crate::wire::messages::{Held, ListStamp, NodeRole, RouterList, RouterPlacement, RouterProgram, RouterServer};
 
 /// How often routers hear of load alone; all else they hear of at once.
@@ -54,13 +54,17 @@ impl Routers {
         (self.published, self.published_at) = (Some(Arc::new(list)), Some(now));
     }
 
-    /// What should be sent to which router now.
+    /// What should be sent to which router now. A router that holds an earlier leadership's list keeps it until this
+    /// one has heard of the servers, or has waited for them: what it holds may be more than what is known here.
     pub fn due(&mut self, control: &Control, now: Instant) -> Vec<(NodeName, String, RouterList)> {
         let Some(published) = self.published.clone() else { return Vec::new() };
+        let settled = control.is_settled();
         let mut due = Vec::new();
         for ((role, name), node) in &control.nodes {
             let current = node.held.as_ref() == Some(&published.stamp);
-            if *role != NodeRole::Router || !node.up || current {
+            let earlier = node.held.as_ref().is_some_and(|held| held.term != published.stamp.term);
+            let knows_more = earlier && !settled;
+            if *role != NodeRole::Router || !node.up || current || knows_more {
                 continue;
             }
             let push = self.pushes.entry(name.clone()).or_default();
@@ -131,14 +135,22 @@ fn build(control: &Control, stamp: ListStamp) -> RouterList {
             manifest.upgrade.hold = Duration::from_millis(hold);
         }
         let placements = list.cells.get(program).into_iter().flatten().filter_map(|(server, cell)| {
-            let seen = cell.observed.as_ref()?;
+            let run = list.servers.get(server)?.sealed.clone();
+            // Of a server that has not been heard in this term it is only known what was wanted there: routers ask it
+            // last, rather than not at all.
+            let wanted = cell.desired.as_ref().and_then(|desired| desired.release.as_ref());
+            let (generation, release, active) = match &cell.observed {
+                Some(seen) => (seen.generation, seen.release.as_ref(), seen.active),
+                None if run.is_none() && wanted.is_some() => (Generation::default(), wanted, 0),
+                None => return None,
+            };
             Some(RouterPlacement {
                 server: server.clone(),
-                run: list.servers.get(server)?.sealed.clone(),
-                generation: seen.generation,
-                version: seen.release.as_ref().map(|release| release.version.clone()),
+                run,
+                generation,
+                version: release.map(|release| release.version.clone()),
                 takes_requests: list.serves(program, server),
-                active: seen.active,
+                active,
             })
         });
         Some(RouterProgram { manifest, placements: placements.collect() })

@@ -4,7 +4,8 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::process::Child;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ExitStatus};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -76,6 +77,16 @@ impl fmt::Display for Exit {
     }
 }
 
+impl From<ExitStatus> for Exit {
+    fn from(status: ExitStatus) -> Self {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Exit::Status(code),
+            (None, Some(signal)) => Exit::Signal(signal),
+            (None, None) => Exit::Unknown,
+        }
+    }
+}
+
 /// A hold on a living (or just ended) instance: its pidfd, so never another process of the same id. Dropping it
 /// leaves the process alone.
 #[derive(Debug)]
@@ -142,17 +153,9 @@ impl Instance {
     }
 
     fn reap(&self) -> Exit {
-        use std::os::unix::process::ExitStatusExt;
         let Some(child) = &self.child else { return Exit::Unknown };
         let status = child.lock().unwrap_or_else(PoisonError::into_inner).wait();
-        match status {
-            Ok(status) => match (status.code(), status.signal()) {
-                (Some(code), _) => Exit::Status(code),
-                (None, Some(signal)) => Exit::Signal(signal),
-                (None, None) => Exit::Unknown,
-            },
-            Err(_) => Exit::Unknown,
-        }
+        status.map_or(Exit::Unknown, Exit::from)
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::disk::DiskError;
+use super::instance::Exit;
 use super::probe::LINES_SHOWN;
 use super::surroundings::{Surroundings, SurroundingsError};
 use super::{logs, output, stop};
@@ -66,7 +67,7 @@ pub async fn prepare(around: &Surroundings, manifest: &Manifest, dir: &Path, nam
         .map_err(|source| PrepareError::Run { program: program.clone(), source })?;
     let how = match timeout(TIMEOUT, child.wait()).await {
         Ok(Ok(status)) if status.success() => None,
-        Ok(Ok(status)) => Some(status.to_string()),
+        Ok(Ok(status)) => Some(Exit::from(status).to_string()),
         Ok(Err(error)) => Some(error.to_string()),
         Err(_) => Some(format!("not done within {}", crate::domain::duration::show(TIMEOUT))),
     };

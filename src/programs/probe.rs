@@ -32,8 +32,8 @@ pub enum ProbeFailure {
     Refused { port: u16 },
     #[error("GET {path} answered {status}")]
     Status { path: String, status: u16 },
-    #[error("no answer within {}", duration::show(*.after))]
-    Timeout { after: Duration },
+    #[error("no answer{} within {}", .path.as_ref().map(|path| format!(" to GET {path}")).unwrap_or_default(), duration::show(*.after))]
+    Timeout { path: Option<String>, after: Duration },
     #[error("the answer was no HTTP: {0}")]
     Broken(String),
 }
@@ -87,7 +87,11 @@ impl std::error::Error for StartFailure {}
 
 /// Probes the instance on a port once.
 pub async fn probe(port: u16, health: &Health) -> Result<(), ProbeFailure> {
-    let outcome = timeout(health.timeout, async {
+    probe_within(health.timeout, port, health).await
+}
+
+async fn probe_within(limit: Duration, port: u16, health: &Health) -> Result<(), ProbeFailure> {
+    let outcome = timeout(limit, async {
         let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await;
         let stream = stream.map_err(|_| ProbeFailure::Refused { port })?;
         match &health.path {
@@ -95,7 +99,7 @@ pub async fn probe(port: u16, health: &Health) -> Result<(), ProbeFailure> {
             None => Ok(()),
         }
     });
-    outcome.await.unwrap_or(Err(ProbeFailure::Timeout { after: health.timeout }))
+    outcome.await.unwrap_or_else(|_| Err(ProbeFailure::Timeout { path: health.path.clone(), after: limit }))
 }
 
 /// A GET on a connection of its own; 2xx and 3xx are healthy.
@@ -143,7 +147,9 @@ pub async fn started(instance: &Instance, health: &Health, log: &Path) -> Result
 async fn healthy(instance: &Instance, health: &Health, began: Instant) -> Result<(), StartReason> {
     let port = instance.record().port;
     loop {
-        let outcome = probe(port, health).await;
+        // The last probe ends with the start timeout, but has a moment at least.
+        let left = health.start_timeout.saturating_sub(began.elapsed()).max(START_EVERY);
+        let outcome = probe_within(health.timeout.min(left), port, health).await;
         let late = began.elapsed() >= health.start_timeout;
         if outcome.is_ok() || late {
             let listening = listening(instance).await;

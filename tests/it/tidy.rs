@@ -224,10 +224,8 @@ fn only_programs_spawns_processes() {
 fn nothing_is_sent_without_a_bound() {
     let mut offences = Vec::new();
     for file in files() {
-        for (number, line) in file.code(true) {
-            if line.contains("do_send(") || line.contains("unbounded_channel") || line.contains("unbounded()") {
-                offences.push(format!("{}:{number}: {}", file.path, line.trim()));
-            }
+        for (number, word) in file.uses(&["do_send(", "unbounded_channel", "unbounded()"]) {
+            offences.push(format!("{}:{number}: {word}", file.path));
         }
     }
     none(&offences);

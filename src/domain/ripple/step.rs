@@ -8,7 +8,7 @@ use super::wait::{Reason, Wait};
 use super::{Asked, Ripple, StepPhase};
 use crate::domain::names::{Generation, OperationId, ServerName};
 use crate::domain::placement::{Command, Desired, Millis, Order, Outcome, Phase, State};
-use crate::domain::program::OnDrainTimeout;
+use crate::domain::program::{LongLived, OnDrainTimeout};
 use crate::domain::server_list::{Report, ServerList, Unanswered};
 
 /// What became of a step's move.
@@ -193,8 +193,11 @@ impl Move<'_> {
         }
         let until = closed_at + self.ripple.plan.policy.drain_timeout.as_millis() as Millis;
         let reason = Reason::Draining { active: report.active, orphans: report.orphans, oldest: report.oldest.clone() };
-        let wait = Wait { server: Some(self.server()), reason, until: Some(until) };
-        if self.now < until {
+        // Long-lived connections that are to be waited for are exempt from the timeout.
+        let waits = self.ripple.plan.policy.long_lived == LongLived::Wait;
+        let exempt = waits && report.orphans == 0 && report.active == report.long_lived;
+        let wait = Wait { server: Some(self.server()), reason, until: Some(until).filter(|_| !exempt) };
+        if self.now < until || exempt {
             return Moved::Waits(wait, Vec::new());
         }
         self.drain_timed_out(report, operation, expected, wait)

@@ -93,7 +93,7 @@ async fn prepare_runs_in_the_release_and_its_failure_shows_its_last_lines() {
     let name = instance::new_name(&ground.scope(), &ground.manifest.name);
     let outcome = prepare::prepare(&ground.around, &ground.manifest, &ground.room(), &name).await;
     let Err(PrepareError::Failed(failed)) = outcome else { panic!("{outcome:?}") };
-    assert_eq!((failed.how.as_str(), failed.lines.join("")), ("exit status: 3", "no network".to_owned()));
+    assert_eq!((failed.how.as_str(), failed.lines.join("")), ("exit status 3", "no network".to_owned()));
 }
 
 /// Not a test of its own: what `a_full_disk…` runs with a file system of 64 KiB at the directory it is told.
