@@ -78,10 +78,6 @@ impl Load {
         });
     }
 
-    pub fn failed(&self) -> u64 {
-        self.running.snapshot().all.failed
-    }
-
     /// Sends no more, and waits for every answer.
     pub fn finish(self) -> Account {
         Account { report: self.running.finish_blocking(), programs: self.programs }
