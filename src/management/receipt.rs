@@ -205,7 +205,7 @@ fn empty(record: &RippleRecord) -> api::Receipt {
 
 fn out_of_service(record: &RippleRecord) -> Vec<api::OutOfService> {
     let closed = record.times.iter().filter(|(_, times)| {
-        let parts = [times.drain_ms, times.stop_ms, times.start_ms, times.probe_ms];
+        let parts = [times.drain_ms, times.stop_ms, times.start_ms];
         parts.iter().any(Option::is_some)
     });
     let times = closed.map(|(server, times)| api::OutOfService {
@@ -213,7 +213,6 @@ fn out_of_service(record: &RippleRecord) -> Vec<api::OutOfService> {
         drain_ms: times.drain_ms.unwrap_or(0),
         stop_ms: times.stop_ms.unwrap_or(0),
         start_ms: times.start_ms.unwrap_or(0),
-        probe_ms: times.probe_ms.unwrap_or(0),
     });
     times.collect()
 }
