@@ -63,7 +63,7 @@ impl Routers {
         for ((role, name), node) in &control.nodes {
             let current = node.held.as_ref() == Some(&published.stamp);
             let earlier = node.held.as_ref().is_some_and(|held| held.term != published.stamp.term);
-            let knows_more = earlier && !settled;
+            let knows_more = (earlier || !node.told_held) && !settled;
             if *role != NodeRole::Router || !node.up || current || knows_more {
                 continue;
             }
