@@ -8,11 +8,13 @@ mod settings;
 pub mod values;
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use toml::Value;
 
 use crate::link::secret::Secret;
+use crate::wire::role::Role;
 use layers::Leaves;
 pub use layers::{DEFAULTS, Fault, Origin};
 pub use values::Config;
@@ -56,10 +58,30 @@ pub fn load(
     sets: &[String],
     env: impl Iterator<Item = (String, String)>,
 ) -> Result<Loaded, ConfigError> {
-    let leaves = layers::merge(file, sets, env).map_err(|faults| ConfigError { faults })?;
-    let config = decode(&leaves).map_err(|fault| ConfigError { faults: vec![fault] })?;
+    let mut leaves = layers::merge(file, sets, env).map_err(|faults| ConfigError { faults })?;
+    let mut config = decode(&leaves).map_err(|fault| ConfigError { faults: vec![fault] })?;
+    follow_own_management(&mut config, &mut leaves);
     let secret = check::check(&config, &leaves).map_err(|faults| ConfigError { faults })?;
     Ok(Loaded { config, secret, leaves })
+}
+
+/// A node that is management itself, and is not told of another, looks for it where its own listens; not at the default
+/// address, where another cluster may be.
+fn follow_own_management(config: &mut Config, leaves: &mut Leaves) {
+    let listen = config.management.listen;
+    let Some(origin) = leaves.get("management.listen").map(|leaf| leaf.origin.clone()) else { return };
+    let told = leaves.get("cluster.management").is_some_and(|leaf| leaf.origin != Origin::Default);
+    if told || origin == Origin::Default || !config.has(Role::Management) || listen.port() == 0 {
+        return;
+    }
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let urls = vec![format!("http://{}", SocketAddr::new(ip, listen.port()))];
+    leaves.insert("cluster.management".to_owned(), layers::Leaf { value: urls.clone().into(), origin });
+    config.cluster.management = urls;
 }
 
 /// The process's environment, for `load`.

@@ -46,6 +46,20 @@ fn with_nothing_given_a_node_has_all_roles_on_loopback() {
 }
 
 #[test]
+fn a_management_that_listens_elsewhere_is_found_there_by_its_own_node() {
+    let urls = |pairs: &[&str]| set(pairs).unwrap().config.cluster.management;
+    assert_eq!(urls(&["management.listen=127.0.0.1:9400"]), ["http://127.0.0.1:9400"]);
+    assert_eq!(urls(&["management.listen=[::1]:9400"]), ["http://[::1]:9400"]);
+    let told = ["management.listen=127.0.0.1:9400", "cluster.management=http://127.0.0.1:9500"];
+    assert_eq!(urls(&told), ["http://127.0.0.1:9500"], "what is said is what counts");
+    let other = ["management.listen=127.0.0.1:9400", "node.roles=router"];
+    assert_eq!(urls(&other), ["http://127.0.0.1:7400"], "not this node's");
+    let shown = set(&["management.listen=127.0.0.1:9400"]).unwrap().show();
+    let shown = shown.iter().find(|shown| shown.key == "cluster.management").unwrap();
+    assert_eq!(shown.origin, "--set management.listen=127.0.0.1:9400");
+}
+
+#[test]
 fn the_defaults_of_the_lower_floors_are_those_of_the_file() {
     let config = set(&[]).unwrap().config;
     assert_eq!(config.client(), crate::link::client::Settings::default());

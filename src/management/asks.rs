@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::control::{About, Control};
 use super::records::{ReleaseRecord, RippleRecord};
 use crate::domain::names::{ProgramName, Release, Revision, RippleId, ServerName, Version};
-use crate::domain::program::{MinServing, OnDrainTimeout, UpgradeRule};
+use crate::domain::program::{Manifest, MinServing, OnDrainTimeout, UpgradeRule};
 use crate::domain::ripple::Asked;
 use crate::domain::ripple::plan::{self, Ask, NoPlan, Plan, Policy, RippleKind};
+use crate::domain::routing::RouteTable;
 use crate::domain::server_list::Wanted;
 use crate::wire::api::RippleOptions;
 use crate::wire::problem::{Code, Problem};
@@ -27,16 +28,28 @@ pub fn plan_upgrade(
     options: &RippleOptions,
 ) -> Result<Plan, Problem> {
     let record = release(control, program, to)?;
-    let servers = control.servers_for(&record.manifest);
-    make(
-        control,
-        RippleKind::Upgrade,
-        program,
-        Some(record.release.clone()),
-        servers,
-        &record.manifest.upgrade,
-        options,
-    )
+    let (servers, rule) = (control.servers_for(&record.manifest), &record.manifest.upgrade);
+    let plan = make(control, RippleKind::Upgrade, program, Some(record.release.clone()), servers, rule, options)?;
+    takes_no_ones_requests(control, &record.manifest)?;
+    Ok(plan)
+}
+
+/// Refuses a rule that another program has, or is about to get: its requests would go elsewhere unsaid. What the program
+/// has already it may keep.
+fn takes_no_ones_requests(control: &Control, manifest: &Manifest) -> Result<(), Problem> {
+    let under_way = control.ripples.values().filter(|record| record.receipt.is_none()).map(|record| &record.plan);
+    let coming = under_way.filter_map(|plan| control.release(&plan.program, plan.to.as_ref()?));
+    let present = control.leader.list.programs.keys().filter_map(|name| control.manifest(name));
+    let mut others = present.chain(coming.map(|record| &record.manifest)).filter(|other| other.name != manifest.name);
+    let own = control.manifest(&manifest.name);
+    let taken = others.find_map(|other| {
+        let rule = RouteTable::shared(manifest, other)?;
+        let kept = own.and_then(|own| RouteTable::shared(own, other));
+        (kept.as_ref() != Some(&rule)).then_some((rule, &other.name))
+    });
+    let Some((rule, other)) = taken else { return Ok(()) };
+    Err(Problem::new(Code::RouteTaken, format!("{} {}: {other} has the {rule}", manifest.name, manifest.version))
+        .hint(format!("give it another in its manifest, with another --version; or `neap program rm {other}` first")))
 }
 
 fn release<'a>(control: &'a Control, program: &ProgramName, version: &Version) -> Result<&'a ReleaseRecord, Problem> {
@@ -88,7 +101,10 @@ pub fn remove(control: &mut Control, program: &ProgramName, asked_by: Option<Str
     wanted(control, program)?;
     let servers: Vec<ServerName> =
         control.leader.list.cells.get(program).into_iter().flatten().map(|c| c.0.clone()).collect();
-    let rule = control.manifest(program).map(|manifest| manifest.upgrade.clone());
+    // What was never installed well has no release that speaks for it.
+    let newest = || control.releases.get(program)?.values().max_by_key(|record| record.pushed_at);
+    let manifest = control.manifest(program).or_else(|| newest().map(|record| &record.manifest));
+    let rule = manifest.map(|manifest| manifest.upgrade.clone());
     let rule = rule.ok_or_else(|| Problem::new(Code::UnknownProgram, format!("{program} was never deployed")))?;
     let options = RippleOptions::default();
     let plan = make(control, RippleKind::Remove, program, None, servers, &rule, &options)?;

@@ -65,6 +65,7 @@ codes! {
     VersionInUse       "version_in_use"       409 5 "The version names other content";
     NothingToDo        "nothing_to_do"        200 0 "There is nothing to do";
     Busy               "busy"                 409 5 "The program has an operation under way";
+    RouteTaken         "route_taken"          409 5 "Another program has the route";
     MinServing         "min_serving"          409 5 "Too few servers would go on serving";
     NoServer           "no_server"            409 5 "No server hosts the program";
     ReleaseInUse       "release_in_use"       409 5 "The release is in use";

@@ -126,6 +126,13 @@ impl RouteTable {
         table
     }
 
+    /// A rule that both have: requests that it matches could go to only one of them.
+    pub fn shared(one: &Manifest, other: &Manifest) -> Option<Rule> {
+        let (one, other) = (Self::build([one]), Self::build([other]));
+        let shared = one.rules.into_iter().find(|(_, rule)| other.rules.iter().any(|(_, theirs)| theirs == rule));
+        shared.map(|(_, rule)| rule)
+    }
+
     fn add_route(&mut self, program: usize, host: Option<&str>, prefix: &str) {
         let host = host.map(|host| bare_host(host).into_owned());
         let rule = self.push(program, Rule::Route { host: host.clone(), prefix: prefix.to_owned() });

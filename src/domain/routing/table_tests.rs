@@ -171,3 +171,14 @@ proptest! {
         prop_assert_eq!(program(&RouteTable::build(&all), &host, &path), plainly(&all, &host, &path));
     }
 }
+
+#[test]
+fn two_programs_share_a_rule_only_if_it_is_the_same_one() {
+    let header = |value: &str| vec![Match::Header { name: "x-code".into(), value: value.into() }];
+    let shop = manifest("shop", &["*/shop", "Shop.example./"], header("PAY*"));
+    let shared = |routes: &[&str], matches| RouteTable::shared(&manifest("other", routes, matches), &shop);
+    assert_eq!(shared(&["*/shop"], vec![]).unwrap().to_string(), "route */shop");
+    assert!(shared(&["shop.example/"], vec![]).is_some(), "hosts are compared as routers do");
+    assert!(shared(&["*/mail"], header("PAY*")).is_some());
+    assert_eq!(shared(&["*/shop/basket", "*/", "mail.example/"], header("PA*")), None);
+}

@@ -262,3 +262,43 @@ async fn a_second_ripple_of_a_program_is_refused_with_the_first_ones_name() {
     assert_eq!(problem.code.as_str(), "busy");
     assert!(problem.detail.contains(id.as_str()), "{problem}");
 }
+
+/// A release of another program, with a route.
+async fn push_other(bench: &Bench, name: &str, route: &str) -> ProgramName {
+    let program = ProgramName::new(name).unwrap();
+    let text = format!("name = \"{name}\"\nversion = \"1\"\nroutes = [\"{route}\"]\n[process]\ncommand = [\"./x\"]\n");
+    let manifest = crate::domain::manifest::parse("program.toml", &text).unwrap();
+    let record = ReleaseRecord { release: release("1"), manifest, size: Some(1), pushed_at: jiff::Timestamp::now() };
+    let owner = program.clone();
+    bench.with(move |control| drop(control.releases.entry(owner).or_default().insert(version("1"), record))).await;
+    program
+}
+
+#[actix_rt::test]
+async fn a_program_cannot_take_anothers_route() {
+    let bench = Bench::new();
+    let _servers = servers(&bench, 2).await;
+    bench.push("1").await;
+    bench.until(&bench.upgrade("1").await, |view| view.state.ended()).await;
+    let thief = push_other(&bench, "thief", "*/shop").await;
+    let refused = bench.with(move |control| asks::upgrade(control, &thief, &version("1"), &options(), None)).await;
+    let Err(problem) = refused else { panic!("the route was given away") };
+    assert_eq!(problem.code.as_str(), "route_taken");
+    assert!(problem.detail.contains("shop has the route */shop"), "{problem}");
+    let honest = push_other(&bench, "honest", "*/shop/basket").await;
+    let planned = bench.with(move |control| asks::upgrade(control, &honest, &version("1"), &options(), None)).await;
+    assert!(planned.is_ok(), "a longer prefix is another route");
+}
+
+#[actix_rt::test]
+async fn a_program_that_was_never_installed_well_can_be_removed() {
+    let bench = Bench::new();
+    let servers = servers(&bench, 2).await;
+    bench.push("1").await;
+    servers.iter().for_each(|server| server.fail_starts_of("1", "boom"));
+    let failed = bench.until(&bench.upgrade("1").await, |view| view.state.ended()).await;
+    assert_eq!(failed.state, RippleState::Failed);
+    let removed = bench.with(|control| asks::remove(control, &program(), None)).await.unwrap();
+    bench.until(&removed, |view| view.state == RippleState::Upgraded).await;
+    assert!(bench.look(|control| !control.leader.list.programs.contains_key(&program())).await);
+}
