@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -27,6 +28,8 @@ use crate::store::Store;
 
 /// Grace for an instance whose manifest is not known any more.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two looks for an instance that could not be looked for.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Between two looks at what instances have written.
 const HOUSE_EVERY: Duration = Duration::from_secs(10);
 
@@ -42,7 +45,15 @@ struct Inner {
     ports: Ports,
     rooms: Rooms,
     store: Store,
-    held: RefCell<HashMap<String, Arc<Instance>>>,
+    held: RefCell<HashMap<String, Held>>,
+}
+
+/// An instance that this run of the node has hold of.
+#[derive(Clone)]
+struct Held {
+    instance: Arc<Instance>,
+    /// Counted once, when it was adopted; `None`: it was started by this run of the node, whose connections are none.
+    orphans: Option<Rc<RefCell<Orphans>>>,
 }
 
 impl Machine {
@@ -67,9 +78,9 @@ impl Machine {
     pub async fn keep_house(self) {
         loop {
             tokio::time::sleep(HOUSE_EVERY).await;
-            let (around, held) =
-                (self.inner.around.clone(), self.inner.held.borrow().values().cloned().collect::<Vec<_>>());
-            let records: Vec<_> = held.iter().map(|instance| instance.record().clone()).collect();
+            let around = self.inner.around.clone();
+            let records: Vec<_> =
+                self.inner.held.borrow().values().map(|held| held.instance.record().clone()).collect();
             let tidying = tokio::task::spawn_blocking(move || tidy_logs(&around, &records)).await;
             if let Err(error) = tidying {
                 tracing::error!(%error, "rotating logs ended");
@@ -120,20 +131,14 @@ impl Inner {
         let mut alive = None;
         for record in keeper.all() {
             let fit = record.mark == Mark::Running && record.release == release && alive.is_none();
-            match self.find(&record) {
+            match self.look_for(&record).await {
                 Some(found) if fit => alive = Some(found),
                 _ => self.end(&record, &keeper).await?,
             }
         }
-        let (instance, orphans) = match alive {
-            // Looked at before the first probe of this run opens a connection of its own.
-            Some(instance) => {
-                let port = instance.record().port;
-                let orphans =
-                    Orphans::at_boot(port).map_err(|error| format!("cannot count its connections: {error}"))?;
-                (instance, Some(orphans))
-            }
-            None => (self.launch(&manifest, &release, &keeper).await?, None),
+        let Held { instance, orphans } = match alive {
+            Some(held) => held,
+            None => self.launch(&manifest, &release, &keeper).await?,
         };
         let log = self.log(instance.record());
         let adopted = instance.is_adopted();
@@ -144,10 +149,10 @@ impl Inner {
             "an instance is up");
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, instance.record().port));
         let health = manifest.health.clone();
-        Ok(Up { addr, life: Rc::new(Living { instance, health, orphans: RefCell::new(orphans) }) })
+        Ok(Up { addr, life: Rc::new(Living { instance, health, orphans }) })
     }
 
-    async fn launch(&self, manifest: &Manifest, release: &Release, keeper: &Keeper) -> Result<Arc<Instance>, String> {
+    async fn launch(&self, manifest: &Manifest, release: &Release, keeper: &Keeper) -> Result<Held, String> {
         let told = |error: &dyn std::fmt::Display| error.to_string();
         let none = || format!("release {} of {} is not unpacked here", release.version, manifest.name);
         let dir = self.rooms.path(&manifest.name, release.sha256).ok_or_else(none)?;
@@ -158,33 +163,43 @@ impl Inner {
         // The launcher waits for the word until its record is on disk (protocol P9a).
         keeper.add(waiting.record()).map_err(|error| format!("its record cannot be saved: {error}"))?;
         let instance = waiting.go().await.map_err(|error| told(&error))?;
-        self.held.borrow_mut().insert(name, instance.clone());
-        Ok(instance)
+        let held = Held { instance, orphans: None };
+        self.held.borrow_mut().insert(name, held.clone());
+        Ok(held)
     }
 
-    fn find(&self, record: &InstanceRecord) -> Option<Arc<Instance>> {
+    fn find(&self, record: &InstanceRecord) -> io::Result<Option<Held>> {
         let held = self.held.borrow().get(&record.name).cloned();
         if let Some(held) = held {
-            return held.try_exited().is_none().then_some(held);
+            return Ok(held.instance.try_exited().is_none().then_some(held));
         }
-        match adopt::adopt(record, &self.ports) {
-            Ok(Found::Alive(instance)) => {
-                self.held.borrow_mut().insert(record.name.clone(), instance.clone());
-                Some(instance)
+        let Found::Alive(instance) = adopt::adopt(record, &self.ports)? else { return Ok(None) };
+        // Looked at before the first probe of this run opens a connection of its own.
+        let orphans = Orphans::at_boot(record.port)?;
+        let held = Held { instance, orphans: Some(Rc::new(RefCell::new(orphans))) };
+        self.held.borrow_mut().insert(record.name.clone(), held.clone());
+        Ok(Some(held))
+    }
+
+    /// Looks until there is an answer: an instance that cannot be looked for may be alive, with requests, and is neither
+    /// replaced nor ended. Whoever gives up the work ends the looking.
+    async fn look_for(&self, record: &InstanceRecord) -> Option<Held> {
+        loop {
+            match self.find(record) {
+                Ok(found) => return found,
+                Err(error) => {
+                    tracing::error!(instance = record.name, %error, "cannot look for an instance; it is left alone")
+                }
             }
-            Ok(Found::Gone) => None,
-            Err(error) => {
-                tracing::warn!(instance = record.name, %error, "cannot look for an instance");
-                None
-            }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
     /// Stops what there is of a recorded instance, then forgets it.
     async fn end(&self, record: &InstanceRecord, keeper: &Keeper) -> Result<(), String> {
         let told = |error: stop::StopError| error.to_string();
-        match self.find(record) {
-            Some(instance) => {
+        match self.look_for(record).await {
+            Some(Held { instance, .. }) => {
                 let (signal, grace) = self.manner(record);
                 let stopped = stop::stop(&instance, signal, grace).await.map_err(told)?;
                 tracing::info!(program = %record.program, version = %record.release.version, pid = record.pid,
@@ -234,7 +249,7 @@ struct Living {
     instance: Arc<Instance>,
     health: Health,
     /// `None`: it was started by this run of the node.
-    orphans: RefCell<Option<Orphans>>,
+    orphans: Option<Rc<RefCell<Orphans>>>,
 }
 
 impl Life for Living {
@@ -249,8 +264,7 @@ impl Life for Living {
     }
 
     fn orphans(&self) -> u64 {
-        let mut orphans = self.orphans.borrow_mut();
-        match orphans.as_mut().map_or(Ok(0), Orphans::remaining) {
+        match self.orphans.as_ref().map_or(Ok(0), |orphans| orphans.borrow_mut().remaining()) {
             Ok(left) => left as u64,
             Err(error) => {
                 // What cannot be seen may be there.

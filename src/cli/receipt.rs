@@ -144,13 +144,13 @@ fn flows(receipt: &Receipt) -> String {
 }
 
 fn out_of_service(receipt: &Receipt) -> Option<String> {
-    let header = ["SERVER", "OUT OF SERVICE", "DRAIN", "STOP", "START", "PROBE"];
+    let header = ["SERVER", "OUT OF SERVICE", "DRAIN", "STOP", "START"];
     (!receipt.out_of_service.is_empty()).then(|| {
         out::table(
             &header,
             receipt.out_of_service.iter().map(|out| {
                 let mut row = vec![out.server.to_string()];
-                row.extend([out.total_ms(), out.drain_ms, out.stop_ms, out.start_ms, out.probe_ms].map(millis));
+                row.extend([out.total_ms(), out.drain_ms, out.stop_ms, out.start_ms].map(millis));
                 row
             }),
         )

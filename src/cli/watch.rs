@@ -182,17 +182,12 @@ pub fn title(ripple: &RippleView) -> String {
     format!("{} {}{versions}: {}", ripple.kind.as_str().replace('_', " "), ripple.program, ripple.state)
 }
 
-/// "server-1  upgraded  drain 1.2s, stop 12ms, start 80ms, probe 51ms".
+/// "server-1  upgraded  drain 1.2s, stop 12ms, start 80ms".
 pub fn step_line(step: &StepView) -> String {
     let mut line = format!("{:<16} {:<10}", step.server, step.state);
     let times = &step.times;
-    let phases = [
-        ("drain", times.drain_ms),
-        ("stop", times.stop_ms),
-        ("start", times.start_ms),
-        ("probe", times.probe_ms),
-        ("soak", times.soak_ms),
-    ];
+    let phases =
+        [("drain", times.drain_ms), ("stop", times.stop_ms), ("start", times.start_ms), ("soak", times.soak_ms)];
     let shown: Vec<String> =
         phases.iter().filter_map(|(name, ms)| ms.map(|ms| format!("{name} {}", out::millis(ms)))).collect();
     if !shown.is_empty() {

@@ -2,7 +2,7 @@
 //! booted placements serve (P9, P13), catching up, and driving ripples. Must not know how a message travels or where
 //! anything is kept: every change is saved by its caller before any message that it answers leaves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::names::{OperationId, ProgramName, Release, Revision, RippleId, RunId, ServerName, Term};
 use super::placement::{Command, Desired, Millis, Order, Refusal, State};
@@ -197,21 +197,24 @@ impl Leader {
         }
     }
 
-    /// Starts a ripple of one step for each program of which a server is behind what is desired of it.
+    /// Starts a ripple of one step for each program of which a server is behind what is desired of it; also where that is
+    /// nothing, since it was down when the program was removed.
     fn catch_up(&mut self) {
-        let behind: Vec<(ProgramName, ServerName, Release)> = self
-            .list
-            .programs
-            .keys()
-            .filter(|program| self.under_way(program).is_none())
-            .filter_map(|program| self.behind(program))
-            .collect();
+        let programs: BTreeSet<&ProgramName> = self.list.programs.keys().chain(self.list.cells.keys()).collect();
+        let idle = programs.into_iter().filter(|program| self.under_way(program).is_none());
+        let behind = idle.filter_map(|program| match self.list.programs.contains_key(program) {
+            true => self.behind(program).map(|(program, server, to)| (program, server, Some(to))),
+            false => self.left_over(program).map(|server| (program.clone(), server, None)),
+        });
+        let behind: Vec<(ProgramName, ServerName, Option<Release>)> = behind.collect();
         for (program, server, to) in behind {
             let from = self.list.observed(&program, &server).and_then(|seen| seen.release.clone());
             let Some(operation) = self.mint.operation() else { continue };
             let Ok(id) = RippleId::new(format!("catch-up-{operation}")) else { continue };
             let steps = vec![PlannedStep { server, from }];
-            self.start(Plan { id, kind: RippleKind::CatchUp, program, to: Some(to), steps, policy: catch_up_policy() });
+            // Of a program that was removed, nobody has to stay.
+            let policy = Policy { min_serving: usize::from(to.is_some()), ..catch_up_policy() };
+            self.start(Plan { id, kind: RippleKind::CatchUp, program, to, steps, policy });
         }
     }
 
@@ -228,6 +231,20 @@ impl Leader {
                 && seen.and_then(|seen| seen.release.as_ref()) != Some(&to);
             is_behind.then(|| (program.clone(), server.clone(), to))
         })
+    }
+
+    /// A server that still has a program which was removed while it was down.
+    fn left_over(&self, program: &ProgramName) -> Option<ServerName> {
+        let cells = self.list.cells.get(program)?;
+        let is_left = |server: &ServerName, desired: Option<&Desired>| {
+            let up = self.list.servers.get(server).is_some_and(|entry| entry.up);
+            let seen = self.list.observed(program, server);
+            let runs = seen.is_some_and(|seen| {
+                seen.release.is_some() && matches!(seen.state, State::Closed | State::Open | State::Failed)
+            });
+            up && runs && desired.is_some_and(|desired| desired.release.is_none())
+        };
+        cells.iter().find_map(|(server, cell)| is_left(server, cell.desired.as_ref()).then(|| server.clone()))
     }
 
     /// Lets booted placements serve, and gives back what no ripple of this leadership holds.
@@ -282,5 +299,61 @@ fn catch_up_policy() -> Policy {
         long_lived: LongLived::Wait,
         soak: std::time::Duration::ZERO,
         unhealthy_limit: std::time::Duration::from_secs(60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::names::{Generation, NodeName, Sha256, Version};
+    use crate::domain::placement::{Placement, Stamp};
+    use crate::domain::server_list::Wanted;
+
+    fn shop() -> ProgramName {
+        ProgramName::new("shop").unwrap()
+    }
+
+    fn app() -> ServerName {
+        ServerName::new("app-1").unwrap()
+    }
+
+    fn release() -> Release {
+        Release { version: Version::new("1").unwrap(), sha256: Sha256([1; 32]) }
+    }
+
+    /// A server that is back with version 1 open, of which nothing is desired here by now.
+    fn back_with_what_is_not_wanted(programs: BTreeMap<ProgramName, Wanted>) -> Leader {
+        let term = |number| Term { number, management: NodeName::new("m").unwrap() };
+        let desired = |number, release| Desired { release, stamp: Stamp { term: term(number), revision: Revision(1) } };
+        let mut list = ServerList { programs, ..ServerList::default() };
+        list.servers.insert(app(), Server::default());
+        list.cell_mut(&shop(), &app()).desired = Some(desired(2, None));
+        let mut leader = Leader::new(term(3), Revision(0), list, BTreeMap::new());
+        let run = RunId::new("r").unwrap();
+        leader.up(&app(), &run, 0);
+        let mut placement = Placement::absent(shop());
+        (placement.state, placement.generation) = (State::Open, Generation(5));
+        (placement.release, placement.desired) = (Some(release()), Some(desired(1, Some(release()))));
+        let asked = leader.list.servers[&app()].asked;
+        assert!(leader.sealed(&app(), asked, &run, vec![Report::of(&placement, true, 0, 0)]));
+        leader
+    }
+
+    #[test]
+    fn a_server_that_was_down_when_its_program_was_removed_has_it_removed_when_it_is_back() {
+        let mut leader = back_with_what_is_not_wanted(BTreeMap::new());
+        let sends = leader.decide(0);
+        let [Send::Command { server, command, .. }] = sends.as_slice() else { panic!("{sends:?}") };
+        assert_eq!((server, &command.order), (&app(), &Order::Quiesce { leased: true }));
+        let under_way = leader.under_way(&shop()).unwrap();
+        assert_eq!((under_way.plan.kind, &under_way.plan.to), (RippleKind::CatchUp, &None));
+        assert!(!leader.list.programs.contains_key(&shop()));
+    }
+
+    #[test]
+    fn a_program_that_is_there_is_not_removed_where_an_install_failed() {
+        let wanted = Wanted { release: Some(release()), servers: vec![app()] };
+        let mut leader = back_with_what_is_not_wanted([(shop(), wanted)].into());
+        assert_eq!(leader.decide(0), []);
     }
 }

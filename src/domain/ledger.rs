@@ -68,13 +68,15 @@ pub struct Account {
     /// The differences; `active` is that of the later cut.
     pub counts: Counts,
     pub active_at_start: u64,
+    /// A counter fell: the ledger was lost meanwhile, and with it what it had counted.
+    pub fell: bool,
 }
 
 impl Account {
     /// Whether every request has an end, or is still active.
     pub fn balances(&self) -> bool {
         let begun = u128::from(self.counts.admitted) + u128::from(self.active_at_start);
-        begun == self.counts.ends() + u128::from(self.counts.active)
+        !self.fell && begun == self.counts.ends() + u128::from(self.counts.active)
     }
 }
 
@@ -113,9 +115,10 @@ pub fn accounts(before: &LedgerCut, after: &LedgerCut) -> Vec<Account> {
         .map(|key| {
             let start = before.get(key).unwrap_or(&none);
             let end = after.get(key).unwrap_or(&none);
-            let counts = end.since(start).unwrap_or(*end);
+            let since = end.since(start);
+            let (fell, counts) = (since.is_none(), since.unwrap_or(*end));
             let (program, version, server) = key.clone();
-            Account { program, version, server, counts, active_at_start: start.active }
+            Account { program, version, server, counts, active_at_start: start.active, fell }
         })
         .collect()
 }
@@ -153,8 +156,10 @@ mod tests {
 
     #[test]
     fn a_ledger_that_was_lost_does_not_balance_in_silence() {
-        let before = cut(Counts { admitted: 10, active: 2, completed: 8, ..Counts::default() });
-        let after = cut(Counts { admitted: 1, completed: 1, ..Counts::default() });
-        assert!(!accounts(&before, &after)[0].balances());
+        for active in [0, 2] {
+            let before = cut(Counts { admitted: 10, active, completed: 10 - active, ..Counts::default() });
+            let after = cut(Counts { admitted: 1, completed: 1, ..Counts::default() });
+            assert!(!accounts(&before, &after)[0].balances(), "{active}");
+        }
     }
 }

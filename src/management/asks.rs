@@ -198,6 +198,7 @@ fn start(control: &mut Control, plan: Plan, options: &RippleOptions, asked_by: O
 
 /// Asks a ripple to abort, pause or go on.
 pub fn ask(control: &mut Control, id: &RippleId, asked: Asked) -> Result<(), Problem> {
+    leads(control)?;
     let record = control.ripples.get(id).ok_or_else(|| unknown(id))?;
     if record.ripple.is_none() && record.receipt.is_none() {
         let plan = record.plan.clone();

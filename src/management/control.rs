@@ -63,6 +63,8 @@ pub struct Node {
     pub load: Load,
     /// Of a router.
     pub held: Option<ListStamp>,
+    /// Whether it has told what it holds, or that it holds nothing, since this management started.
+    pub told_held: bool,
 }
 
 /// Everything that management knows.
@@ -265,7 +267,7 @@ impl Node {
     fn loaded(record: NodeRecord) -> ((NodeRole, NodeName), Self) {
         let key = (record.registration.role, record.name.clone());
         let (since, load) = (Timestamp::now(), Load::default());
-        (key, Self { record, run: None, up: false, since, heard: None, load, held: None })
+        (key, Self { record, run: None, up: false, since, heard: None, load, held: None, told_held: false })
     }
 
     /// Where its control messages go.

@@ -55,8 +55,11 @@ impl ListActor {
         }
         let instant = Instant::now();
         self.control.settle(self.down_after);
-        self.routers.publish(&mut self.control, instant);
-        self.tell_routers(ctx, instant);
+        // Routers are the new leadership's: one that has stepped down tells them nothing (protocol P6).
+        if self.control.leader.stepped_down.is_none() {
+            self.routers.publish(&mut self.control, instant);
+            self.tell_routers(ctx, instant);
+        }
         self.dispatch(sends, ctx, instant);
         self.attend_ripples(ctx);
     }

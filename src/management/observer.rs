@@ -157,7 +157,10 @@ pub fn adopt(control: &mut Control, server: &ServerName, sealed: Sealed) {
     }
     for report in &sealed.reports {
         let known = control.leader.list.programs.contains_key(&report.program);
-        let desired = report.desired.as_ref().map_or(report.release.as_ref(), |desired| desired.release.as_ref());
+        // The highest stamp wins: a server that was down does not bring back what was removed meanwhile (protocol P13).
+        let kept = control.leader.list.cell(&report.program, server).and_then(|cell| cell.desired.as_ref());
+        let newest = kept.into_iter().chain(&report.desired).max_by_key(|desired| &desired.stamp);
+        let desired = newest.map_or(report.release.as_ref(), |desired| desired.release.as_ref());
         if let (false, Some(release)) = (known, desired) {
             let wanted = Wanted { release: Some(release.clone()), servers: Vec::new() };
             control.leader.list.programs.insert(report.program.clone(), wanted);

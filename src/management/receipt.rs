@@ -39,15 +39,19 @@ pub fn make(record: &RippleRecord, after: &[NodeCut], named: usize) -> api::Rece
     for pair in pairs.iter().filter(|pair| pair.role != NodeRole::AppServer) {
         name_failures(&mut receipt, record, pair, named);
     }
-    receipt.unaccounted = unaccounted(record, &pairs);
+    for pair in pairs.iter().filter(|pair| pair.role == NodeRole::AppServer && pair.is_silent()) {
+        receipt.unaccounted += add_silent_server(&mut receipt, record, pair, &pairs);
+    }
     receipt.balanced = receipt.unaccounted == 0 && receipt.accounts.iter().all(api::Account::balances);
     receipt
 }
 
-/// One node's two cuts; `None`: it did not answer one of the times.
+/// One node's two cuts; `None`: it did not answer that time, or, the first, was not there yet.
 struct Pair<'a> {
     node: &'a NodeName,
     role: NodeRole,
+    /// It was there at the first cut.
+    was_there: bool,
     before: Option<&'a LedgerCut>,
     after: Option<&'a LedgerCut>,
 }
@@ -57,8 +61,10 @@ fn pairs<'a>(before: &'a [NodeCut], after: &'a [NodeCut]) -> Vec<Pair<'a>> {
     after
         .iter()
         .map(|cut| {
+            // Without any cut before, nobody's counters tell what was new.
+            let was_there = before.is_empty() || earlier(cut).is_some();
             let before = earlier(cut).and_then(|earlier| earlier.cut.as_ref());
-            Pair { node: &cut.node, role: cut.role, before, after: cut.cut.as_ref() }
+            Pair { node: &cut.node, role: cut.role, was_there, before, after: cut.cut.as_ref() }
         })
         .collect()
 }
@@ -69,15 +75,26 @@ impl Pair<'_> {
         match (self.before, self.after) {
             (Some(before), Some(after)) => ledger::accounts(before, after),
             // A node that joined during the ripple counts from zero.
-            (None, Some(after)) => ledger::accounts(&none(after), after),
-            (_, None) => Vec::new(),
+            (None, Some(after)) if !self.was_there => ledger::accounts(&none(after), after),
+            (_, Some(_) | None) => Vec::new(),
         }
+    }
+
+    /// Whether it cannot tell what became of its requests between the cuts.
+    fn is_silent(&self) -> bool {
+        self.after.is_none() || (self.was_there && self.before.is_none())
+    }
+
+    /// Whether it tells all of it: a router counts from zero in each of its runs.
+    fn tells_all(&self) -> bool {
+        !self.is_silent() && self.before.is_none_or(|before| self.after.is_some_and(|after| after.run == before.run))
     }
 
     /// Failures that the earlier cut did not name.
     fn new_failures(&self) -> impl Iterator<Item = &LedgerFailure> {
         let old = self.before.map(|cut| cut.failures.as_slice()).unwrap_or_default();
-        self.after.into_iter().flat_map(|cut| &cut.failures).filter(move |failure| !old.contains(failure))
+        let after = self.after.filter(|_| !self.is_silent());
+        after.into_iter().flat_map(|cut| &cut.failures).filter(move |failure| !old.contains(failure))
     }
 }
 
@@ -86,6 +103,8 @@ fn add_server(receipt: &mut api::Receipt, record: &RippleRecord, pair: &Pair<'_>
         let counts = account.counts;
         if account.program == record.plan.program {
             receipt.refused += counts.refused;
+            // A ledger that was lost: at least what was active then has no end.
+            receipt.unaccounted += if account.fell { account.active_at_start.max(1) } else { 0 };
             let moved = counts.admitted + account.active_at_start + counts.active + counts.failed > 0;
             if moved {
                 receipt.accounts.push(view(&account, pair.node));
@@ -162,17 +181,31 @@ fn add_router(receipt: &mut api::Receipt, record: &RippleRecord, pair: &Pair<'_>
     }
 }
 
-/// Requests that a server of the ripple had when its ledger was last read and that nobody can account for now: the
-/// server does not answer, and no router does (protocol, "The ledger and the receipt").
-fn unaccounted(record: &RippleRecord, pairs: &[Pair<'_>]) -> u64 {
-    let hosts = |pair: &&Pair<'_>| pair.role == NodeRole::AppServer && pair.before.is_some() && pair.after.is_none();
-    let routers = pairs.iter().any(|pair| pair.role == NodeRole::Router && pair.after.is_some());
-    let of_program = |pair: &Pair<'_>| {
-        let entries = pair.before.into_iter().flat_map(|cut| &cut.entries);
-        let active = entries.filter(|entry| entry.program == record.plan.program).map(|entry| entry.counts.active);
-        active.sum::<u64>().max(u64::from(!routers))
-    };
-    pairs.iter().filter(hosts).map(of_program).sum()
+/// The part of a server that cannot tell it comes from the routers. Answers how many of its requests are unaccounted, as
+/// far as is known: none, if every router tells all of it (protocol, "The ledger and the receipt").
+fn add_silent_server(receipt: &mut api::Receipt, record: &RippleRecord, silent: &Pair<'_>, pairs: &[Pair<'_>]) -> u64 {
+    let program = &record.plan.program;
+    let routers: Vec<&Pair<'_>> = pairs.iter().filter(|pair| pair.role == NodeRole::Router).collect();
+    let of_server = |account: &Account| account.program == *program && account.server.as_ref() == Some(silent.node);
+    for account in routers.iter().flat_map(|router| router.accounts()).filter(of_server) {
+        let counts = account.counts;
+        if counts.admitted + account.active_at_start + counts.active + counts.failed > 0 {
+            receipt.accounts.push(view(&account, silent.node));
+        }
+    }
+    if !routers.is_empty() && routers.iter().all(|router| router.tells_all()) {
+        return 0;
+    }
+    let entries = silent.before.into_iter().flat_map(|cut| &cut.entries);
+    let of_program: Vec<u64> =
+        entries.filter(|entry| entry.program == *program).map(|entry| entry.counts.active).collect();
+    let touched = record.plan.steps.iter().any(|step| step.server == *silent.node);
+    // One that was silent both times was down throughout, as far as anyone knows.
+    let had_any = silent.before.is_some() || silent.after.is_some();
+    match had_any && (touched || !of_program.is_empty()) {
+        true => of_program.iter().sum::<u64>().max(1),
+        false => 0,
+    }
 }
 
 fn empty(record: &RippleRecord) -> api::Receipt {
@@ -205,7 +238,7 @@ fn empty(record: &RippleRecord) -> api::Receipt {
 
 fn out_of_service(record: &RippleRecord) -> Vec<api::OutOfService> {
     let closed = record.times.iter().filter(|(_, times)| {
-        let parts = [times.drain_ms, times.stop_ms, times.start_ms, times.probe_ms];
+        let parts = [times.drain_ms, times.stop_ms, times.start_ms];
         parts.iter().any(Option::is_some)
     });
     let times = closed.map(|(server, times)| api::OutOfService {
@@ -213,7 +246,100 @@ fn out_of_service(record: &RippleRecord) -> Vec<api::OutOfService> {
         drain_ms: times.drain_ms.unwrap_or(0),
         stop_ms: times.stop_ms.unwrap_or(0),
         start_ms: times.start_ms.unwrap_or(0),
-        probe_ms: times.probe_ms.unwrap_or(0),
     });
     times.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::ledger::LedgerEntry;
+    use crate::domain::names::{ProgramName, RunId};
+    use crate::domain::program::{LongLived, OnDrainTimeout};
+    use crate::domain::ripple::plan::{Plan, PlannedStep, Policy, RippleKind};
+    use crate::wire::messages::Counts;
+
+    fn app() -> ServerName {
+        ServerName::new("app-1").unwrap()
+    }
+
+    fn record(before: Vec<NodeCut>) -> RippleRecord {
+        let policy = Policy {
+            batch: 1,
+            min_serving: 1,
+            drain_timeout: Duration::ZERO,
+            on_drain_timeout: OnDrainTimeout::Abort,
+            long_lived: LongLived::Wait,
+            soak: Duration::ZERO,
+            unhealthy_limit: Duration::ZERO,
+        };
+        let (id, program) = (RippleId::new("r1").unwrap(), ProgramName::new("shop").unwrap());
+        let steps = vec![PlannedStep { server: app(), from: None }];
+        let plan = Plan { id, kind: RippleKind::Upgrade, program, to: None, steps, policy };
+        RippleRecord { before, ..RippleRecord::planned(plan, None, None) }
+    }
+
+    /// A cut in which so many requests were completed and failed, by router or server; `None`: no answer.
+    fn cut(role: NodeRole, told: Option<(&str, u64, u64)>) -> NodeCut {
+        let name = if role == NodeRole::Router { "router-1" } else { "app-1" };
+        let cut = told.map(|(run, completed, failed)| {
+            let counts = Counts { admitted: completed + failed, completed, failed, ..Counts::default() };
+            let (program, server) = (ProgramName::new("shop").unwrap(), Some(app()));
+            let entry = LedgerEntry { program, version: Version::new("1").ok(), server, counts };
+            LedgerCut { run: RunId::new(run).unwrap(), entries: vec![entry], failures: Vec::new() }
+        });
+        NodeCut { node: NodeName::new(name).unwrap(), role, cut }
+    }
+
+    fn server(told: Option<(&str, u64, u64)>) -> NodeCut {
+        cut(NodeRole::AppServer, told)
+    }
+
+    fn router(told: Option<(&str, u64, u64)>) -> NodeCut {
+        cut(NodeRole::Router, told)
+    }
+
+    #[test]
+    fn a_server_restarted_in_between_goes_on_counting() {
+        let before = vec![server(Some(("run-1", 5, 0)))];
+        let receipt = make(&record(before), &[server(Some(("run-2", 8, 1)))], 100);
+        assert_eq!((receipt.accounts[0].admitted, receipt.accounts[0].failed), (4, 1));
+        assert!(receipt.balanced);
+    }
+
+    #[test]
+    fn a_dead_servers_part_comes_from_the_routers() {
+        let before = vec![server(Some(("s", 5, 0))), router(Some(("r", 5, 0)))];
+        let receipt = make(&record(before), &[server(None), router(Some(("r", 7, 2)))], 100);
+        assert_eq!((receipt.accounts.len(), receipt.unaccounted), (1, 0));
+        assert_eq!((receipt.accounts[0].admitted, receipt.accounts[0].failed), (4, 2));
+        assert!(receipt.balanced);
+    }
+
+    #[test]
+    fn a_receipt_does_not_balance_where_neither_the_server_nor_every_router_tells() {
+        let routers = [None, Some(("another-run", 9, 0))];
+        for told in routers {
+            let before = vec![server(Some(("s", 5, 0))), router(Some(("r", 5, 0)))];
+            let receipt = make(&record(before), &[server(None), router(told)], 100);
+            assert!(!receipt.balanced && receipt.unaccounted > 0, "{told:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_whose_first_cut_is_missing_is_not_counted_from_zero() {
+        for before in [vec![], vec![server(None)]] {
+            let receipt = make(&record(before), &[server(Some(("s", 900, 3)))], 100);
+            assert_eq!(receipt.accounts, []);
+            assert!(!receipt.balanced && receipt.unaccounted > 0);
+        }
+    }
+
+    #[test]
+    fn a_ledger_that_was_lost_does_not_balance() {
+        let before = vec![server(Some(("s", 5, 0)))];
+        assert!(!make(&record(before), &[server(Some(("s", 2, 0)))], 100).balanced);
+    }
 }

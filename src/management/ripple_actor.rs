@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use super::control::Control;
 use super::list_actor::{ListActor, Look, With};
 use super::receipt;
-use super::records::NodeCut;
+use super::records::{NodeCut, RippleRecord};
 use crate::domain::ledger::LedgerCut;
 use crate::domain::names::{NodeName, RippleId};
 use crate::link::client::Client;
@@ -45,6 +45,8 @@ enum Stage {
 enum Found {
     /// Not begun: the ledgers are to be read first.
     Planned(Vec<Peer>),
+    /// Begun by the leadership itself, before the ledgers were read.
+    Uncut(Vec<Peer>),
     Running,
     Over(Vec<Peer>),
     Accounted,
@@ -72,6 +74,7 @@ impl RippleActor {
         let look = self.list.send(Look::new(move |control| find(control, &id)));
         ctx.spawn(look.into_actor(self).map(|found, actor, ctx| match found {
             Ok(Found::Planned(peers)) => actor.cut(peers, ctx, begin),
+            Ok(Found::Uncut(peers)) => actor.cut(peers, ctx, note_before),
             Ok(Found::Over(peers)) => actor.cut(peers, ctx, receipt::close),
             Ok(Found::Accounted) | Err(_) => ctx.stop(),
             Ok(Found::Running) => actor.stage = Stage::Looking,
@@ -102,6 +105,7 @@ fn find(control: &Control, id: &RippleId) -> Found {
         _ if record.receipt.is_some() => Found::Accounted,
         None => Found::Planned(peers(control)),
         Some(ripple) if ripple.state.is_over() => Found::Over(peers(control)),
+        Some(_) if record.before.is_empty() => Found::Uncut(peers(control)),
         Some(_) => Found::Running,
     }
 }
@@ -134,6 +138,14 @@ fn begin(control: &mut Control, id: &RippleId, before: Vec<NodeCut>) {
         let plan = record.plan.clone();
         control.leader.start(plan);
         record.ripple = control.leader.ripples.get(id).cloned();
+    }
+}
+
+/// The ledgers are read as soon as could be after the ripple began: it prepares before it closes a gate.
+fn note_before(control: &mut Control, id: &RippleId, before: Vec<NodeCut>) {
+    let running = |record: &&mut RippleRecord| record.before.is_empty() && record.ended_at.is_none();
+    if let Some(record) = control.ripples.get_mut(id).filter(running) {
+        record.before = before;
     }
 }
 

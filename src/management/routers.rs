@@ -63,7 +63,7 @@ impl Routers {
         for ((role, name), node) in &control.nodes {
             let current = node.held.as_ref() == Some(&published.stamp);
             let earlier = node.held.as_ref().is_some_and(|held| held.term != published.stamp.term);
-            let knows_more = earlier && !settled;
+            let knows_more = (earlier || !node.told_held) && !settled;
             if *role != NodeRole::Router || !node.up || current || knows_more {
                 continue;
             }
@@ -180,5 +180,51 @@ pub fn difference(base: &RouterList, now: &RouterList) -> RouterList {
         servers: now.servers.clone(),
         programs,
         removed: removed.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::manifest;
+    use crate::domain::names::{NodeName, Revision, Term};
+
+    fn program(name: &str, active: u64) -> RouterProgram {
+        let text =
+            format!("name = \"{name}\"\nversion = \"1\"\nroutes = [\"*/{name}\"]\n[static]\nroot = \"public\"\n");
+        let placement = RouterPlacement {
+            server: NodeName::new("app-1").unwrap(),
+            run: None,
+            generation: Default::default(),
+            version: None,
+            takes_requests: true,
+            active,
+        };
+        RouterProgram { manifest: manifest::parse("program.toml", &text).unwrap(), placements: vec![placement] }
+    }
+
+    fn list(revision: u64, programs: Vec<RouterProgram>) -> RouterList {
+        let term = Term { number: 1, management: NodeName::new("m").unwrap() };
+        let stamp = ListStamp { term, revision: Revision(revision) };
+        RouterList { stamp, since: None, servers: vec![], programs, removed: vec![] }
+    }
+
+    #[test]
+    fn a_difference_names_what_changed_and_what_is_no_more() {
+        let base = list(1, vec![program("mail", 0), program("shop", 0), program("site", 0)]);
+        let now = list(2, vec![program("mail", 0), program("shop", 3)]);
+        let change = difference(&base, &now);
+        assert_eq!(change.since, Some(base.stamp));
+        assert_eq!(change.programs, [program("shop", 3)]);
+        assert_eq!(change.removed.iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["site"]);
+    }
+
+    #[test]
+    fn load_alone_is_no_change() {
+        let (calm, busy) = (list(1, vec![program("shop", 0)]), list(1, vec![program("shop", 9)]));
+        assert!(same(&calm, &busy));
+        let mut closed = busy.clone();
+        closed.programs[0].placements[0].takes_requests = false;
+        assert!(!same(&busy, &closed));
     }
 }

@@ -28,18 +28,18 @@ pub fn adopt(record: &InstanceRecord, ports: &Ports) -> io::Result<Found> {
     }
     // The pidfd first, then the check: what was checked is what is held.
     let Some(pidfd) = open_pidfd(record.pid)? else { return Ok(Found::Gone) };
-    if !is_leader(record) {
+    if !is_leader(record)? {
         return Ok(Found::Gone);
     }
     Instance::hold(record.clone(), pidfd, None, ports.adopt(record.port)).map(Found::Alive)
 }
 
-fn is_leader(record: &InstanceRecord) -> bool {
-    let same = proc::stat(record.pid).is_some_and(|stat| !stat.ended && stat.start_time == record.start_time);
+fn is_leader(record: &InstanceRecord) -> io::Result<bool> {
+    let same = proc::look(record.pid)?.is_some_and(|stat| !stat.ended && stat.start_time == record.start_time);
     // A launcher whose node died before it gave the word is on its way out.
     let launcher = proc::words(record.pid).get(1).is_some_and(|word| word == launcher::COMMAND);
     // Some programs write their title over their environment, so that no name is no proof; another name is.
-    same && !launcher && proc::variable(record.pid, VARIABLE).is_none_or(|name| name == record.name)
+    Ok(same && !launcher && proc::variable(record.pid, VARIABLE).is_none_or(|name| name == record.name))
 }
 
 /// A process that carries the name of an instance of this node.

@@ -139,8 +139,9 @@ impl Instance {
 
     /// How the process ended, if it has.
     pub fn try_exited(&self) -> Option<Exit> {
-        let gone =
-            proc::stat(self.record.pid).is_none_or(|stat| stat.ended || stat.start_time != self.record.start_time);
+        // Not to be seen is not gone: reaping one that lives would wait for its end.
+        let gone = proc::look(self.record.pid)
+            .is_ok_and(|found| found.is_none_or(|stat| stat.ended || stat.start_time != self.record.start_time));
         (self.exit.get().is_some() || gone).then(|| *self.exit.get_or_init(|| self.reap()))
     }
 

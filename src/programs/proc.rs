@@ -25,9 +25,20 @@ pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-/// A process as it is now; `None` when there is none of that id.
+/// A process as it is now; `None` when there is none of that id, or when we cannot look.
 pub fn stat(pid: u32) -> Option<Stat> {
-    parse_stat(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    look(pid).ok().flatten()
+}
+
+/// A process as it is now. An error says nothing about it: there may be no descriptor left to look with.
+pub fn look(pid: u32) -> io::Result<Option<Stat>> {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(text) => Ok(parse_stat(pid, &text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // It ended between the opening and the reading.
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Fields as in proc_pid_stat(5); the name in parentheses may itself hold anything, so the last one closes it.
@@ -86,6 +97,7 @@ mod tests {
     fn this_process_is_found_with_its_environment() {
         let own = stat(std::process::id()).unwrap();
         assert!(!own.ended && all().contains(&own));
+        assert_eq!((look(own.pid).unwrap(), look(u32::MAX).unwrap()), (Some(own), None));
         assert_eq!(variable(own.pid, "PATH"), std::env::var("PATH").ok());
         assert_eq!(variable(own.pid, "PAT"), None);
         assert_eq!(words(own.pid), std::env::args().collect::<Vec<_>>());

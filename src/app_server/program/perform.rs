@@ -56,6 +56,8 @@ impl Program {
         self.supervised.forget();
         (self.up, self.orphans) = (None, Orphans::default());
         self.set_healthy(false);
+        // How far it is shows at once, not at the next heartbeat.
+        self.shared.nudge();
         let number = self.work.give_up();
         let stopping = self.shared.hands.stop(self.keeper.clone());
         self.work(number, stopping, ctx, |program, stopped, ctx| match stopped {
@@ -73,6 +75,7 @@ impl Program {
     }
 
     pub(super) fn start_instance(&mut self, release: Release, ctx: &mut Context<Self>) {
+        self.shared.nudge();
         let number = self.work.give_up();
         let manifest = match records::manifest(&self.shared.store, &self.placement.program, &release) {
             Ok(Some(manifest)) => Arc::new(manifest),

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
@@ -14,7 +14,7 @@ use crate::app_server::program::Tell;
 use crate::app_server::records;
 use crate::domain::names::{ProgramName, Release, Sha256};
 use crate::domain::program::Manifest;
-use crate::link::client::Client;
+use crate::link::client::{Client, LinkError};
 use crate::programs::instance;
 use crate::programs::prepare::{self, PrepareError};
 use crate::programs::shelf::Shelf;
@@ -28,10 +28,42 @@ const PREPARES_MAX: usize = 16;
 /// What is being prepared.
 pub type Preparing = (ProgramName, Sha256);
 
+/// Times that a release is fetched in vain, one after the other, before that is a failure. Management asks again.
+const FETCHES_MAX: u8 = 5;
+/// How long a failure is told; who asks later, perhaps for another ripple, has it tried again.
+const TOLD_FOR: Duration = Duration::from_secs(5);
+
 /// How far it has come. A failure is told once; whoever asks again has it tried again.
 pub enum Progress {
-    UnderWay,
-    Failed(String),
+    /// After so many fetches in vain.
+    UnderWay(u8),
+    /// Management was lost on the way, so many times: the next who asks has it fetched again.
+    Interrupted(u8),
+    Failed(String, Instant),
+}
+
+/// Why a release is not ready.
+pub enum Trouble {
+    /// Management was lost on the way; another try may do.
+    Passing(String),
+    Lasting(String),
+}
+
+impl Trouble {
+    fn lasting(error: impl std::fmt::Display) -> Self {
+        Self::Lasting(error.to_string())
+    }
+}
+
+impl From<LinkError> for Trouble {
+    fn from(error: LinkError) -> Self {
+        let passing = match &error {
+            LinkError::Unreachable { .. } | LinkError::TimedOut { .. } | LinkError::Broken { .. } => true,
+            LinkError::Refused(problem) => problem.status >= 500,
+            LinkError::BadUrl { .. } | LinkError::TooLarge { .. } | LinkError::Write { .. } => false,
+        };
+        if passing { Self::Passing(error.to_string()) } else { Self::lasting(error) }
+    }
 }
 
 /// Prepares releases. Cheap to clone.
@@ -57,20 +89,21 @@ impl Server {
     ) -> Result<Prepared, Problem> {
         check(&program, &release, &manifest)?;
         let key = (program.clone(), release.sha256);
-        match self.prepares.remove(&key) {
-            Some(Progress::UnderWay) => {
-                self.prepares.insert(key, Progress::UnderWay);
+        let tries = match self.prepares.remove(&key) {
+            Some(Progress::UnderWay(tries)) => {
+                self.prepares.insert(key, Progress::UnderWay(tries));
                 return Ok(Prepared::Preparing);
             }
-            Some(Progress::Failed(reason)) => return Ok(Prepared::Failed { reason }),
-            None if self.shared.hands.is_ready(&program, &release) => return Ok(Prepared::Ready),
-            None => {}
-        }
-        let under_way = self.prepares.values().filter(|progress| matches!(progress, Progress::UnderWay)).count();
+            Some(Progress::Failed(reason, at)) if at.elapsed() < TOLD_FOR => return Ok(Prepared::Failed { reason }),
+            Some(Progress::Interrupted(tries)) => tries,
+            _ if self.shared.hands.is_ready(&program, &release) => return Ok(Prepared::Ready),
+            _ => 0,
+        };
+        let under_way = self.prepares.values().filter(|progress| matches!(progress, Progress::UnderWay(_))).count();
         if under_way >= PREPARES_MAX {
             return Err(Problem::new(Code::Unavailable, format!("{under_way} releases are being prepared; ask again")));
         }
-        self.prepares.insert(key.clone(), Progress::UnderWay);
+        self.prepares.insert(key.clone(), Progress::UnderWay(tries));
         let preparer = self.preparer.clone();
         let task = tokio::task::spawn_local(async move { preparer.run(&program, &release, manifest).await });
         ctx.spawn(task.into_actor(self).map(move |ended, server, ctx| server.prepared(key, ended, ctx)));
@@ -80,19 +113,27 @@ impl Server {
     fn prepared(
         &mut self,
         key: Preparing,
-        ended: Result<Result<(), String>, tokio::task::JoinError>,
+        ended: Result<Result<(), Trouble>, tokio::task::JoinError>,
         ctx: &mut Context<Self>,
     ) {
-        let ended = ended.unwrap_or_else(|error| Err(format!("neap made a mistake: {error}")));
+        let ended = ended.unwrap_or_else(|error| Err(Trouble::Lasting(format!("neap made a mistake: {error}"))));
+        let tries = match self.prepares.get(&key) {
+            Some(Progress::UnderWay(tries)) => tries.saturating_add(1),
+            _ => 1,
+        };
         match ended {
             Ok(()) => {
                 tracing::info!(program = %key.0, sha256 = ?key.1, "a release is ready");
                 self.prepares.remove(&key);
                 self.sweep(key, ctx);
             }
-            Err(reason) => {
+            Err(Trouble::Passing(reason)) if tries < FETCHES_MAX => {
+                tracing::info!(program = %key.0, sha256 = ?key.1, reason, tries, "a release was not fetched yet");
+                self.prepares.insert(key, Progress::Interrupted(tries));
+            }
+            Err(Trouble::Passing(reason) | Trouble::Lasting(reason)) => {
                 tracing::warn!(program = %key.0, sha256 = ?key.1, reason, "a release could not be prepared");
-                self.prepares.insert(key, Progress::Failed(reason));
+                self.prepares.insert(key, Progress::Failed(reason, Instant::now()));
             }
         }
         self.shared.nudge();
@@ -134,7 +175,7 @@ fn check(program: &ProgramName, release: &Release, manifest: &Manifest) -> Resul
 }
 
 impl Preparer {
-    async fn run(&self, program: &ProgramName, release: &Release, manifest: Manifest) -> Result<(), String> {
+    async fn run(&self, program: &ProgramName, release: &Release, manifest: Manifest) -> Result<(), Trouble> {
         let dir = match self.machine.rooms().path(program, release.sha256) {
             Some(dir) => dir,
             None => self.fetch(program, release.sha256).await?,
@@ -144,21 +185,21 @@ impl Preparer {
             match prepare::prepare(self.machine.around(), &manifest, &dir, &name).await {
                 Ok(()) => {}
                 Err(PrepareError::Failed(failed)) => {
-                    return Err(with_lines(&format!("prepare failed: {failed}"), &failed.lines));
+                    return Err(Trouble::Lasting(with_lines(&format!("prepare failed: {failed}"), &failed.lines)));
                 }
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(Trouble::lasting(error)),
             }
             let noted = self.machine.rooms().set_prepared(program, release.sha256);
-            noted.map_err(|error| error.to_string())?;
+            noted.map_err(Trouble::lasting)?;
         }
         let held = HeldManifest { release: release.clone(), manifest };
         records::save_manifest(&self.store, program, &held)
-            .map_err(|error| format!("its manifest cannot be saved: {error}"))
+            .map_err(|error| Trouble::Lasting(format!("its manifest cannot be saved: {error}")))
     }
 
     /// Asks each management in turn; the last one's reason is told.
-    async fn fetch(&self, program: &ProgramName, sha256: Sha256) -> Result<PathBuf, String> {
-        let mut why = "no management is configured to fetch it from".to_owned();
+    async fn fetch(&self, program: &ProgramName, sha256: Sha256) -> Result<PathBuf, Trouble> {
+        let mut why = Trouble::Lasting("no management is configured to fetch it from".to_owned());
         for management in &self.management {
             let url = format!("{management}/api/v1/releases/{program}/{sha256}/archive");
             match tokio::time::timeout(self.fetch_timeout, self.fetch_from(&url, program, sha256)).await {
@@ -166,32 +207,29 @@ impl Preparer {
                 Ok(Err(error)) => why = error,
                 Err(_) => {
                     let after = crate::domain::duration::show(self.fetch_timeout);
-                    why = format!("{management} did not send it within {after}");
+                    why = Trouble::Lasting(format!("{management} did not send it within {after}"));
                 }
             }
         }
         Err(why)
     }
 
-    async fn fetch_from(&self, url: &str, program: &ProgramName, sha256: Sha256) -> Result<PathBuf, String> {
-        fn told(error: impl std::fmt::Display) -> String {
-            error.to_string()
-        }
-        let incoming = self.shelf.receive(program).map_err(told)?;
+    async fn fetch_from(&self, url: &str, program: &ProgramName, sha256: Sha256) -> Result<PathBuf, Trouble> {
+        let incoming = self.shelf.receive(program).map_err(Trouble::lasting)?;
         let file = tokio::fs::File::options().write(true).open(incoming.path()).await;
-        let mut file = file.map_err(told)?;
-        self.client.fetch(url, &mut file, self.release_size).await.map_err(told)?;
-        file.sync_all().await.map_err(told)?;
+        let mut file = file.map_err(Trouble::lasting)?;
+        self.client.fetch(url, &mut file, self.release_size).await?;
+        file.sync_all().await.map_err(Trouble::lasting)?;
         let (rooms, shelf, program) = (self.machine.rooms().clone(), self.shelf.clone(), program.clone());
         let unpacking = tokio::task::spawn_blocking(move || {
-            let held = incoming.finish(sha256).map_err(told)?;
-            let dir = rooms.unpack(&program, sha256, &held.path).map_err(told)?;
+            let held = incoming.finish(sha256).map_err(Trouble::lasting)?;
+            let dir = rooms.unpack(&program, sha256, &held.path).map_err(Trouble::lasting)?;
             // The archive has done its part; management has it.
             if let Err(error) = shelf.remove(&program, sha256) {
                 tracing::warn!(%error, "an unpacked archive stays");
             }
             Ok(dir)
         });
-        unpacking.await.map_err(told)?
+        unpacking.await.map_err(Trouble::lasting)?
     }
 }

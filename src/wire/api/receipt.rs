@@ -91,13 +91,13 @@ pub struct OutOfService {
     pub server: ServerName,
     pub drain_ms: u64,
     pub stop_ms: u64,
+    /// Until its probes were answered.
     pub start_ms: u64,
-    pub probe_ms: u64,
 }
 
 impl OutOfService {
     pub fn total_ms(&self) -> u64 {
-        [self.drain_ms, self.stop_ms, self.start_ms, self.probe_ms].into_iter().fold(0, u64::saturating_add)
+        [self.drain_ms, self.stop_ms, self.start_ms].into_iter().fold(0, u64::saturating_add)
     }
 }
 

@@ -187,14 +187,14 @@ pub struct StepView {
     pub reason: Option<String>,
 }
 
-/// How long each phase of a step took; absent: not ended yet. The server is out of service from drain to probe.
+/// How long each phase of a step took; absent: not ended yet. The server is out of service from drain to start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct StepTimes {
     pub prepare_ms: Option<u64>,
     pub drain_ms: Option<u64>,
     pub stop_ms: Option<u64>,
+    /// Until its probes were answered.
     pub start_ms: Option<u64>,
-    pub probe_ms: Option<u64>,
     pub soak_ms: Option<u64>,
 }
 

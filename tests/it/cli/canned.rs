@@ -90,7 +90,7 @@ pub fn receipt() -> Value {
         "held": 0, "unaccounted": 0, "failures": [], "stale_routers": ["router-1"],
         "neighbours": [{"program": "mail", "server": "server-1", "completed": 90, "completed_5xx": 0, "refused": 0,
                         "cut": 0, "failed": 0}],
-        "out_of_service": [{"server": "server-1", "drain_ms": 1200, "stop_ms": 10, "start_ms": 80, "probe_ms": 50}],
+        "out_of_service": [{"server": "server-1", "drain_ms": 1200, "stop_ms": 10, "start_ms": 80}],
         "kept_serving": {"min_serving": 2, "lowest": 2, "servers": 3},
     })
 }

@@ -101,3 +101,20 @@ fn without_management_for_good_gates_open_again_and_service_goes_on() {
     let account = load.finish();
     assert!(account.report.passed, "{:#?}", account.report.all.errors);
 }
+
+#[test]
+fn management_that_lost_its_disk_learns_from_the_servers_what_runs_and_nobody_notices() {
+    let mut cluster = Cluster::start();
+    cluster.deploy(&shop("1.0.0"));
+    let load = Load::start(&cluster, vec![Lane::to("shop", 80.0, brief()).versions(&["1.0.0", "2.0.0"])]);
+    cluster.node(MANAGEMENT).kill9();
+    std::fs::remove_dir_all(cluster.data(MANAGEMENT)).unwrap();
+    cluster.node(MANAGEMENT).start();
+    cluster.until_serves("shop", "1.0.0", 3);
+    cluster.until_all_up();
+    load.flows();
+    cluster.deploy(&shop("2.0.0"));
+    cluster.until_serves("shop", "2.0.0", 3);
+    load.answered_by("2.0.0");
+    load.finish().nothing_lost(&cluster);
+}

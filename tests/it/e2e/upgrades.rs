@@ -3,7 +3,7 @@
 use neap::wire::api::{Receipt, StepState};
 
 use crate::support::cluster::Cluster;
-use crate::support::load::{Account, Lane, Load, brief, everything, letters, pages};
+use crate::support::load::{Account, Lane, Load, brief, everything, letters, pages, sockets};
 use crate::support::release::{mail, shop, site};
 
 #[test]
@@ -16,6 +16,7 @@ fn a_program_goes_to_two_new_versions_and_back_and_no_client_notices() {
         &cluster,
         vec![
             Lane::to("shop", 100.0, everything()).versions(&["1.0.0", "2.0.0", "3.0.0"]),
+            Lane::to("shop", 0.15, sockets()),
             Lane::to("mail", 40.0, letters()).versions(&["1.0.0"]),
             Lane::to("site", 60.0, pages()),
         ],

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 const BLOCKS: u32 = 48;
 /// Instances' ports of the first block's first server: below those that the kernel hands out.
 const PORTS_FIRST: u16 = 10_000;
-const PORTS_OF_BLOCK: u16 = 400;
+const PORTS_OF_BLOCK: u16 = 200;
 const PORTS_OF_SERVER: u16 = 50;
 /// Held open for as long as the block is somebody's.
 const LOCK: u16 = 7_399;

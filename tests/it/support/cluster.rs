@@ -154,10 +154,6 @@ impl Cluster {
         &self.nodes.iter().find(|node| node.name == name).unwrap().data
     }
 
-    pub fn logged(&self, name: &str) -> String {
-        self.nodes.iter().find(|node| node.name == name).unwrap().logged()
-    }
-
     /// The processes of instances that live.
     pub fn instances(&self) -> Vec<i32> {
         instances_below(self.dir.path())

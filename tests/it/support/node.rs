@@ -76,14 +76,9 @@ impl Node {
         kill_process(Pid::from_child(child), signal).unwrap();
     }
 
-    /// All that it has logged.
-    pub fn logged(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
     /// The end of its log.
     pub fn tail(&self) -> String {
-        let log = self.logged();
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let tail = lines[lines.len().saturating_sub(SHOWN)..].join("\n");
         format!("--- {} ({})\n{tail}\n", self.name, self.log.display())
