@@ -1,6 +1,7 @@
 //! Owns one node: its store, its identity, its roles; how they start and stop. The only place that knows all roles.
 //! Must not know what a role does.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::sync::Arc;
@@ -38,7 +39,10 @@ pub fn run(loaded: Loaded, verbose: u8) -> Result<(), NodeError> {
 }
 
 async fn serve(config: Config, secret: Option<Secret>) -> Result<(), NodeError> {
-    let told = |error: io::Error| NodeError::Start(format!("{}: {error}", config.node.data_dir.display()));
+    let told = |error: io::Error| {
+        let dir = config.node.data_dir.display();
+        NodeError::Start(format!("[node] data_dir {dir} cannot be made: {error}; name a directory that can be written"))
+    };
     fs::create_dir_all(&config.node.data_dir).map_err(told)?;
     let identity = Identity::begin(config.node.name.clone());
     let store = open_store(&config)?;
@@ -89,11 +93,11 @@ impl Running {
         if config.has(Role::AppServer) {
             let settings = app_server_settings(config)?;
             let started = app_server::start(identity.clone(), store.clone(), secret.clone(), settings).await;
-            running.app_server = Some(started.map_err(|error| NodeError::Start(error.to_string()))?);
+            running.app_server = Some(started.map_err(|error| not_started(&error))?);
         }
         if config.has(Role::Router) {
             let started = Router::start(router_config(config, identity, client, secret)).await;
-            running.router = Some(started.map_err(|error| NodeError::Start(error.to_string()))?);
+            running.router = Some(started.map_err(|error| in_use_or(&error, error.kind()))?);
         }
         Ok(running)
     }
@@ -112,12 +116,20 @@ impl Running {
 }
 
 fn at(listen: std::net::SocketAddr, error: &io::Error) -> NodeError {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => NodeError::Start(format!(
-            "{listen} is in use: stop what listens there, or give this node another address (neap config show --origin)"
-        )),
-        _ => NodeError::Start(format!("{listen}: {error}")),
+    in_use_or(&format!("[management] listen: cannot listen on {listen}: {error}"), error.kind())
+}
+
+fn not_started(error: &app_server::StartError) -> NodeError {
+    match error {
+        app_server::StartError::Listen { source, .. } => in_use_or(error, source.kind()),
+        other => NodeError::Start(other.to_string()),
     }
+}
+
+/// What was said, with the cure where an address is taken.
+fn in_use_or(said: &dyn fmt::Display, kind: io::ErrorKind) -> NodeError {
+    let cure = "\n  stop what listens there, or give this node another address (neap config show --origin)";
+    NodeError::Start(format!("{said}{}", if kind == io::ErrorKind::AddrInUse { cure } else { "" }))
 }
 
 fn management_settings(config: &Config) -> management::Settings {

@@ -93,14 +93,17 @@ pub fn can_ask() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
+/// Terminals that say they are narrower do not know their width.
+const NARROWEST: u16 = 20;
+
 /// A plain table with a header; wraps to the terminal, and never where there is none.
 pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    let arrangement = match io::stdout().is_terminal() {
-        true => ContentArrangement::Dynamic,
-        false => ContentArrangement::Disabled,
-    };
-    table.load_preset(presets::NOTHING).set_content_arrangement(arrangement).set_header(header.to_vec());
+    table.load_preset(presets::NOTHING).set_header(header.to_vec());
+    // A terminal that does not tell its size has none to wrap to.
+    let wraps = io::stdout().is_terminal() && table.width().is_some_and(|width| width >= NARROWEST);
+    let arrangement = if wraps { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
+    table.set_content_arrangement(arrangement);
     for row in rows {
         table.add_row(row.iter().map(|cell| clean(cell)).collect::<Vec<_>>());
     }

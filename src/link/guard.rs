@@ -108,7 +108,10 @@ fn same_origin(host: &str, headers: &HeaderMap) -> Result<(), Problem> {
 
 fn no_key() -> Problem {
     Problem::new(Code::Unauthorized, "the cluster's key is missing or wrong")
-        .hint("give the cluster's secret: --token-file FILE, NEAP_TOKEN, or the header Authorization: Bearer")
+        .hint(
+        "give the cluster's secret: on a node cluster.secret_file, to a command --token-file FILE or NEAP_TOKEN, over HTTP \
+         the header Authorization: Bearer",
+    )
 }
 
 impl<S, B> Transform<S, ServiceRequest> for Guard

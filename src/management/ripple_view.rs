@@ -64,7 +64,9 @@ fn version(release: Option<&Release>) -> Option<Version> {
 }
 
 fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
+    let first = text.lines().next().unwrap_or_default();
+    // What announces the lines that are told apart from it.
+    first.strip_suffix("; its last lines:").unwrap_or(first)
 }
 
 fn state(ripple: &Ripple) -> api::RippleState {

@@ -76,7 +76,7 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Paused => f.write_str("paused"),
+            Self::Paused => f.write_str("somebody to resume it: it was paused"),
             Self::Sealing => f.write_str("the server's answer to this management's seal"),
             Self::ServerDown => f.write_str("the server, which is down"),
             Self::Preparing => f.write_str("the release to be fetched, verified, unpacked and prepared"),
