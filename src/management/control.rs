@@ -74,6 +74,8 @@ pub struct Control {
     pub nodes: BTreeMap<(NodeRole, NodeName), Node>,
     pub releases: BTreeMap<ProgramName, BTreeMap<Version, ReleaseRecord>>,
     pub ripples: BTreeMap<RippleId, RippleRecord>,
+    /// The Server List that routers should hold.
+    pub published: Option<ListStamp>,
     pub events: VecDeque<EventView>,
     pub watches: HashMap<(RippleId, ServerName), Watch>,
     next_event: u64,
@@ -105,6 +107,7 @@ impl Control {
             nodes,
             releases: loaded.releases,
             ripples: loaded.ripples,
+            published: None,
             events: VecDeque::new(),
             watches: HashMap::new(),
             next_event: 1,
@@ -161,6 +164,17 @@ impl Control {
             ripples: &self.ripples,
         };
         self.disk.save(&state)
+    }
+
+    /// What a person's request may change, as it is now.
+    pub fn copy(&self) -> Copied {
+        Copied { leader: self.leader.clone(), releases: self.releases.clone(), ripples: self.ripples.clone() }
+    }
+
+    /// Goes back to what was, when it could not be saved.
+    pub fn restore(&mut self, before: Copied) {
+        let Copied { leader, releases, ripples } = before;
+        (self.leader, self.releases, self.ripples) = (leader, releases, ripples);
     }
 
     fn prune(&mut self) {
@@ -229,6 +243,12 @@ impl Control {
         self.releases.get(program)?.values().find(|record| record.release == *release)
     }
 
+    /// Whether every router that is up holds the Server List as it is now.
+    pub fn routers_hold_it(&self) -> bool {
+        let mut routers = self.nodes.iter().filter(|((role, _), node)| *role == NodeRole::Router && node.up);
+        routers.all(|(_, node)| node.held >= self.published)
+    }
+
     /// Keeps something that a person may want to know.
     pub fn event(&mut self, kind: &str, message: String, about: About<'_>) {
         tracing::info!(kind, "{message}");
@@ -253,6 +273,13 @@ fn new_id(name: &NodeName) -> NodeName {
     let kept: String = name.as_str().chars().take(50).collect();
     let unique = NodeName::new(format!("{kept}-{:08x}", rand::random::<u32>()));
     unique.unwrap_or_else(|_| name.clone())
+}
+
+/// The part of the state that requests change.
+pub struct Copied {
+    leader: Leader,
+    releases: BTreeMap<ProgramName, BTreeMap<Version, ReleaseRecord>>,
+    ripples: BTreeMap<RippleId, RippleRecord>,
 }
 
 /// What an event is about.

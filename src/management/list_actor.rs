@@ -278,8 +278,11 @@ impl<R: Send + 'static> Handler<With<R>> for ListActor {
     type Result = Result<R, Problem>;
 
     fn handle(&mut self, message: With<R>, ctx: &mut Context<Self>) -> Result<R, Problem> {
+        let before = self.control.copy();
         let answer = (message.0)(&mut self.control);
         self.control.save().map_err(|error| {
+            // Who is told that it failed must not find it done later.
+            self.control.restore(before);
             let code = if error.is_disk_full() { Code::DiskFull } else { Code::StoreFailed };
             Problem::new(code, error.to_string()).hint("free some space where [store] path is, then ask again")
         })?;

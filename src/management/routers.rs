@@ -51,6 +51,7 @@ impl Routers {
         }
         control.leader.mint.revision = control.leader.mint.revision.next();
         list.stamp.revision = control.leader.mint.revision;
+        control.published = Some(list.stamp.clone());
         (self.published, self.published_at) = (Some(Arc::new(list)), Some(now));
     }
 

@@ -23,7 +23,8 @@ fn several(cluster: &Cluster, path: &str) -> Vec<Asked> {
     until("each server has a long request", SOON, || {
         let placements = cluster.placements("shop")?;
         let busy = placements.iter().all(|placement| placement.active_requests > 0);
-        if busy { Ok(()) } else { Err(format!("{placements:#?}")) }
+        let over = asked.iter().filter(|request| request.is_finished()).count();
+        if busy { Ok(()) } else { Err(format!("{over} of them are over; {placements:#?}")) }
     });
     asked
 }
