@@ -243,10 +243,13 @@ impl Control {
         self.releases.get(program)?.values().find(|record| record.release == *release)
     }
 
-    /// Whether every router that is up holds the Server List as it is now.
-    pub fn routers_hold_it(&self) -> bool {
+    /// Whether a ripple that is over may be told of: routers hear of the last gate that opened before anybody hears of
+    /// the end (protocol P10); one that does not answer is waited for as long as before a quiesce.
+    pub fn told_the_end(&self, record: &RippleRecord) -> bool {
         let mut routers = self.nodes.iter().filter(|((role, _), node)| *role == NodeRole::Router && node.up);
-        routers.all(|(_, node)| node.held >= self.published)
+        let wait = self.bounds.router_wait.as_millis() as i128;
+        let waited = record.ended_at.is_some_and(|at| Timestamp::now().duration_since(at).as_millis() >= wait);
+        waited || routers.all(|(_, node)| node.held >= self.published)
     }
 
     /// Keeps something that a person may want to know.

@@ -104,19 +104,11 @@ fn find(control: &Control, id: &RippleId) -> Found {
     match &record.ripple {
         _ if record.receipt.is_some() => Found::Accounted,
         None => Found::Planned(peers(control)),
-        Some(ripple) if ripple.state.is_over() && told(control, record) => Found::Over(peers(control)),
+        Some(ripple) if ripple.state.is_over() && control.told_the_end(record) => Found::Over(peers(control)),
         Some(ripple) if ripple.state.is_over() => Found::Running,
         Some(_) if record.before.is_empty() => Found::Uncut(peers(control)),
         Some(_) => Found::Running,
     }
-}
-
-/// Routers hear of the last gate that opened before anybody hears of the ripple's end (protocol P10); one that does not
-/// answer is waited for as long as before a quiesce.
-fn told(control: &Control, record: &RippleRecord) -> bool {
-    let wait = control.bounds.router_wait.as_millis() as i128;
-    let waited = record.ended_at.is_some_and(|at| jiff::Timestamp::now().duration_since(at).as_millis() >= wait);
-    waited || control.routers_hold_it()
 }
 
 fn peers(control: &Control) -> Vec<Peer> {

@@ -45,7 +45,7 @@ pub fn ripple(control: &Control, record: &RippleRecord) -> api::RippleView {
         },
         waiting_for: match (ripple, wait) {
             (None, _) => Some(reading_ledgers()),
-            (Some(ripple), _) if ripple.state.is_over() && !accounted => Some(reading_ledgers()),
+            (Some(ripple), _) if ripple.state.is_over() && !accounted => Some(ending(control, record)),
             (_, Some(wait)) => Some(waiting_for(control, record, wait)),
             (_, None) => None,
         },
@@ -77,6 +77,19 @@ fn state(ripple: &Ripple) -> api::RippleState {
         RippleState::Upgraded => api::RippleState::Upgraded,
         RippleState::Failed => api::RippleState::Failed,
         RippleState::Aborted => api::RippleState::Aborted,
+    }
+}
+
+/// Between a ripple's last step and the word of its end.
+fn ending(control: &Control, record: &RippleRecord) -> api::WaitingFor {
+    if control.told_the_end(record) {
+        return reading_ledgers();
+    }
+    api::WaitingFor {
+        reason: "routers".to_owned(),
+        detail: "routers to acknowledge the Server List with the last gate open".to_owned(),
+        until: record.ended_at.map(|at| at + control.bounds.router_wait),
+        command: Some("neap node ls".to_owned()),
     }
 }
 
