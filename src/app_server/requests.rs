@@ -1,7 +1,6 @@
 //! Owns what the data port does with a request: who may ask, which program, claimed or refused, and how its end is
 //! counted. Must not know how bytes move, or who decides about gates.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,8 +10,8 @@ use super::ledger::{End, Ledger, Row, Seat, Told};
 use crate::domain::names::{Generation, RunId};
 use crate::link::secret::{CLUSTER_KEY, Secret};
 use crate::proxy::{
-    Answer, AttemptFailure, Attempts, Begin, Cut, Failure, Handler, HeadWriter, LongLived, Next, Outcome, RequestHead,
-    ResponseHead, Tally, Target, header,
+    Answer, AttemptFailure, Attempts, Begin, Cut, Failure, Handler, HeadWriter, LongLived, Next, Outcome, Peer,
+    RequestHead, ResponseHead, Tally, Target, header,
 };
 
 /// By which a router names the program.
@@ -37,11 +36,11 @@ pub struct DataPort {
 }
 
 impl DataPort {
-    fn admits(&self, head: &RequestHead<'_>, peer: SocketAddr) -> bool {
+    fn admits(&self, head: &RequestHead<'_>, peer: Peer) -> bool {
         match &self.secret {
             Some(secret) => header(head.headers, CLUSTER_KEY).is_some_and(|given| secret.verify(given)),
             // Without a secret the port is on loopback only, and so is who asks.
-            None => peer.ip().to_canonical().is_loopback(),
+            None => peer.addr.ip().to_canonical().is_loopback(),
         }
     }
 
@@ -57,7 +56,7 @@ pub struct Port(pub Rc<DataPort>);
 impl Handler for Port {
     type Request = Request;
 
-    fn begin(&self, head: &RequestHead<'_>, peer: SocketAddr) -> Begin<Request> {
+    fn begin(&self, head: &RequestHead<'_>, peer: Peer) -> Begin<Request> {
         if !self.0.admits(head, peer) {
             let answer = Answer::new(401, "unauthorized", "this port takes requests of the cluster's routers only");
             return Begin::Answer(answer.hint("ask a router").closing());

@@ -32,7 +32,7 @@ use crate::programs::disk::DiskError;
 use crate::programs::ports::Ports;
 use crate::programs::shelf::{Rooms, Shelf};
 use crate::programs::surroundings::Surroundings;
-use crate::proxy::{self, Shutdown};
+use crate::proxy::{self, Door, Shutdown};
 use crate::store::{Store, StoreError};
 use crate::wire::messages::{NodeRole, Registration};
 
@@ -226,7 +226,7 @@ impl Worker {
         let serving = move || {
             let port = Rc::new(Port(Rc::new(DataPort { claims, ledger, run, secret })));
             actix_rt::spawn(async move {
-                if let Err(error) = proxy::serve(listener, port, limits, shutdown).await {
+                if let Err(error) = proxy::serve(vec![Door::plain(listener)], port, limits, shutdown).await {
                     tracing::error!(%error, "a worker of the data port ended");
                 }
                 drop(tell);

@@ -148,7 +148,7 @@ async fn carry_tunnel<R: Attempts>(
     mut surplus: Input,
 ) -> Attempted {
     let passed = tunnel::Passed::default();
-    watch_peer(x.client.inbound.reader.as_ref());
+    watch_peer(x.client.inbound.reader.tcp());
     let Exchange { client, live, worker, .. } = x;
     let cut = |cx: &mut std::task::Context<'_>| live.role().poll_cut(cx);
     let ended = tunnel::run(client, &mut stream, &mut surplus, &passed, worker.limits.half_closed, cut).await;

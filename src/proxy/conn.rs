@@ -1,44 +1,99 @@
 //! Owns a client's connection: heads one after the other, keep-alive, and how it ends. Must not know upstreams.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::io;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
 use super::answer::Answer;
 use super::body::Decoder;
 use super::buffer::Output;
 use super::exchange::{self, Fate, Meta};
-use super::handler::{Attempts, Begin, Handler};
+use super::handler::{Attempts, Begin, Handler, Peer};
 use super::head;
 use super::inbound::{Client, Inbound, NoBytes, Outbound};
 use super::serve::Worker;
+use super::stream::Stream;
 use super::timer::Timer;
+use super::tls::{Handshake, TlsStream};
 use super::writer::HeadWriter;
 
 /// Serves one client's connection to its end.
-pub(super) async fn run<H: Handler>(mut stream: TcpStream, peer: SocketAddr, handler: Rc<H>, worker: Rc<Worker>) {
+pub(super) async fn run<H: Handler>(stream: Stream, peer: Peer, handler: Rc<H>, worker: Rc<Worker>) {
     let _seat = poll_fn(|cx| Poll::Ready(worker.seat(cx.waker().clone()))).await;
+    let (mut stream, speaks) = match stream {
+        Stream::Plain(_) => (stream, Speaks::AsIsMeant),
+        // On the heap, so that plain connections do not pay for it.
+        Stream::Tls(tls) => match Box::pin(secure(tls, &worker)).await {
+            Some(opened) => opened,
+            None => return,
+        },
+    };
     let (reader, writer) = stream.split();
     let outbound = Outbound::new(writer, worker.limits.write_idle);
     let mut client = Client { inbound: Inbound::new(reader), outbound, upstream_timer: Timer::default() };
-    match requests(&mut client, peer, &*handler, &worker).await {
+    let fate = match speaks {
+        Speaks::AsIsMeant => requests(&mut client, peer, &*handler, &worker).await,
+        Speaks::PlainToTls => Some(turn_away(&mut client, &plain_to_tls()).await),
+    };
+    match fate {
         Some(Fate::Close) => linger(&mut client, &worker).await,
         Some(Fate::Reset) => {
             drop(client);
             // Where only the connection's end tells that an answer is whole, it must not look like one.
-            let _ = rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
+            let _ = rustix::net::sockopt::set_socket_linger(stream.tcp(), Some(Duration::ZERO));
         }
-        Some(Fate::Abort | Fate::KeepAlive) | None => {}
+        Some(Fate::Abort) => {}
+        Some(Fate::KeepAlive) | None => client.outbound.writer.say_goodbye(),
     }
 }
 
+/// Whether a client speaks what is spoken at the door that it came in by.
+enum Speaks {
+    AsIsMeant,
+    PlainToTls,
+}
+
+/// Makes a connection ready for requests; `None`: it came to nothing.
+async fn secure(mut tls: Box<TlsStream>, worker: &Worker) -> Option<(Stream, Speaks)> {
+    let mut timer = Timer::default();
+    timer.arm(worker.limits.handshake_timeout);
+    let opened = poll_fn(|cx| {
+        if let Poll::Ready(opened) = tls.poll_handshake(cx) {
+            return Poll::Ready(opened);
+        }
+        // Nothing was asked for yet.
+        if worker.is_draining() {
+            return Poll::Ready(Err(io::ErrorKind::Interrupted.into()));
+        }
+        timer.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    });
+    match opened.await {
+        Ok(Handshake::Secure) => Some((Stream::Tls(tls), Speaks::AsIsMeant)),
+        Ok(Handshake::NotTls) => Some((Stream::Plain(tls.into_tcp()), Speaks::PlainToTls)),
+        Err(error) => {
+            tracing::debug!(%error, "a TLS handshake came to nothing");
+            None
+        }
+    }
+}
+
+fn plain_to_tls() -> Answer {
+    Answer::new(400, "tls_expected", "this address speaks TLS, and the request came without").hint("use https://")
+}
+
+/// Answers what cannot be understood, and ends the connection.
+async fn turn_away(client: &mut Client<'_>, answer: &Answer) -> Fate {
+    let mut out = Output::lease();
+    answer.write(&mut out, false, "Connection: close\r\n");
+    client.outbound.write_all(&out).await.map_or(Fate::Abort, |()| Fate::Close)
+}
+
 /// Serves request after request; `None` when the connection ended between two.
-async fn requests<H: Handler>(client: &mut Client<'_>, peer: SocketAddr, handler: &H, worker: &Worker) -> Option<Fate> {
+async fn requests<H: Handler>(client: &mut Client<'_>, peer: Peer, handler: &H, worker: &Worker) -> Option<Fate> {
     loop {
         wait_for_request(&mut client.inbound, worker).await?;
         let mut head = Output::lease();
@@ -51,11 +106,7 @@ async fn requests<H: Handler>(client: &mut Client<'_>, peer: SocketAddr, handler
                 let (mut rest, waits) = (Decoder::new(meta.body), meta.expects_continue);
                 exchange::give(client, worker, &meta, &mut rest, waits, &answer).await
             }
-            Err(answer) => {
-                head.clear();
-                answer.write(&mut head, false, "Connection: close\r\n");
-                client.outbound.write_all(&head).await.map_or(Fate::Abort, |()| Fate::Close)
-            }
+            Err(answer) => turn_away(client, &answer).await,
         };
         if fate != Fate::KeepAlive {
             return Some(fate);
@@ -93,7 +144,7 @@ type Opened<R> = Result<(Meta, Begin<R>), Answer>;
 /// Reads a head and lets the role decide; a forwarded one is written to `out`. `None`: the client left.
 async fn read_head<H: Handler>(
     inbound: &mut Inbound<'_>,
-    peer: SocketAddr,
+    peer: Peer,
     handler: &H,
     worker: &Worker,
     out: &mut Output,
@@ -130,7 +181,7 @@ async fn read_head<H: Handler>(
 #[expect(clippy::type_complexity, reason = "named by its parts, used once")]
 fn open<H: Handler>(
     bytes: &[u8],
-    peer: SocketAddr,
+    peer: Peer,
     handler: &H,
     worker: &Worker,
     out: &mut Output,

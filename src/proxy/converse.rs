@@ -163,7 +163,7 @@ impl<R: Attempts> Talk<'_, '_, R> {
     ) -> (Driven, bool) {
         let Self { outbound, input, out, live, .. } = self;
         if relay.long_lived {
-            watch_peer(outbound.writer.as_ref());
+            watch_peer(outbound.writer.tcp());
         }
         let mut decoder = Decoder::new(relay.framing);
         let sent = std::mem::take(&mut live.sent);

@@ -16,7 +16,22 @@ pub trait Handler: 'static {
     type Request: Attempts;
 
     /// Decides from the head alone. A request answered here was never forwarded, and has no [`Attempts`].
-    fn begin(&self, head: &RequestHead<'_>, peer: SocketAddr) -> Begin<Self::Request>;
+    fn begin(&self, head: &RequestHead<'_>, peer: Peer) -> Begin<Self::Request>;
+}
+
+/// Who is at the other end of a client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub addr: SocketAddr,
+    /// What it sends comes through TLS.
+    pub secure: bool,
+}
+
+impl Peer {
+    /// The scheme of what it asks for.
+    pub fn scheme(self) -> &'static str {
+        if self.secure { "https" } else { "http" }
+    }
 }
 
 pub enum Begin<R> {
@@ -43,7 +58,7 @@ pub trait Attempts: 'static {
     }
 
     /// Adds fields to the forwarded head, once a request, with the client's head at hand (see [`super::forwarded`]).
-    fn write_headers(&self, head: &RequestHead<'_>, peer: SocketAddr, out: &mut HeadWriter<'_>) {
+    fn write_headers(&self, head: &RequestHead<'_>, peer: Peer, out: &mut HeadWriter<'_>) {
         let _ = (head, peer, out);
     }
 

@@ -10,9 +10,9 @@ use std::time::Duration;
 use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use super::buffer::Input;
+use super::stream::{Reader, Writer};
 use super::timer::Timer;
 
 /// A client's connection.
@@ -34,7 +34,7 @@ pub(super) fn watch_peer(stream: &TcpStream) {
 
 /// What a client sends.
 pub(super) struct Inbound<'c> {
-    pub reader: ReadHalf<'c>,
+    pub reader: Reader<'c>,
     pub input: Input,
     /// The client sends no more: it closed its side, or the connection broke.
     pub ended: bool,
@@ -49,7 +49,11 @@ pub(super) enum NoBytes {
 }
 
 /// Reads once into the room of `input`; 0 is the end. An empty input holds no memory while it waits.
-pub(super) fn poll_fill(reader: &mut ReadHalf<'_>, input: &mut Input, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+pub(super) fn poll_fill<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    input: &mut Input,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
     let mut room = ReadBuf::new(input.room());
     debug_assert!(room.remaining() > 0);
     let Poll::Ready(read) = Pin::new(reader).poll_read(cx, &mut room) else {
@@ -62,7 +66,7 @@ pub(super) fn poll_fill(reader: &mut ReadHalf<'_>, input: &mut Input, cx: &mut C
 }
 
 impl<'c> Inbound<'c> {
-    pub fn new(reader: ReadHalf<'c>) -> Self {
+    pub fn new(reader: Reader<'c>) -> Self {
         Self { reader, input: Input::default(), ended: false, timer: Timer::default() }
     }
 
@@ -123,14 +127,14 @@ impl<'c> Inbound<'c> {
 
 /// What a client gets.
 pub(super) struct Outbound<'c> {
-    pub writer: WriteHalf<'c>,
+    pub writer: Writer<'c>,
     timer: Timer,
     /// A client that takes nothing for this long has left.
     stall: Duration,
 }
 
 impl<'c> Outbound<'c> {
-    pub fn new(writer: WriteHalf<'c>, stall: Duration) -> Self {
+    pub fn new(writer: Writer<'c>, stall: Duration) -> Self {
         Self { writer, timer: Timer::default(), stall }
     }
 

@@ -11,6 +11,8 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Bytes of a request's target; more is 414.
     pub target_bytes: usize,
+    /// From a connection's begin to the end of its TLS handshake.
+    pub handshake_timeout: Duration,
     /// From a head's first byte to its last; then 408.
     pub head_timeout: Duration,
     /// A connection without a request is closed after this. `None` on a server's data port: only routers close
@@ -50,6 +52,7 @@ impl Default for Limits {
         Self {
             head_bytes: 32 * 1024,
             target_bytes: 8 * 1024,
+            handshake_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(10),
             idle_timeout: Some(Duration::from_secs(75)),
             body_idle: Duration::from_secs(30),

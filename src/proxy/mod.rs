@@ -6,7 +6,7 @@
 //! is part of it:
 //!
 //! ```text
-//! serve ─▶ conn (heads, keep-alive) ─▶ exchange (attempts) ─▶ attempt, converse (one connection) ─┬─ upload   client ─▶ upstream
+//! serve ─▶ conn (TLS, heads, keep-alive) ─▶ exchange (attempts) ─▶ attempt, converse (one connection) ─┬─ upload   client ─▶ upstream
 //!                                                                                                 ├─ download client ◀─ upstream
 //!                                                                                                 └─ tunnel   both, after 101
 //! ```
@@ -30,7 +30,9 @@ mod path;
 mod pool;
 mod response;
 mod serve;
+mod stream;
 mod timer;
+mod tls;
 mod tunnel;
 mod upload;
 mod writer;
@@ -41,10 +43,10 @@ mod tests;
 pub use answer::Answer;
 pub use body::Framing;
 pub use cut::Cut;
-pub use handler::{AttemptFailure, Attempts, Begin, Failure, Handler, LongLived, Next, Outcome, Tally, Target};
+pub use handler::{AttemptFailure, Attempts, Begin, Failure, Handler, LongLived, Next, Outcome, Peer, Tally, Target};
 pub use head::{RequestHead, header, is_neap_header};
 pub use limits::{Limits, ReplayBudget};
 pub use listen::listen;
 pub use response::ResponseHead;
-pub use serve::{Shutdown, serve};
+pub use serve::{Door, Shutdown, serve};
 pub use writer::HeadWriter;

@@ -1,22 +1,26 @@
 //! Owns a worker: its accept loop, what its connections share, and their orderly end. Must not know what they carry.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::buffer::BUFFER_BYTES;
 use super::conn;
-use super::handler::Handler;
+use super::handler::{Handler, Peer};
 use super::limits::Limits;
 use super::pool::Pool;
+use super::stream::Stream;
+use super::tls::TlsStream;
 
 /// Between two looks at the idle upstream connections.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -108,17 +112,28 @@ impl Drop for Seat {
     }
 }
 
-/// Serves one worker's listener until shutdown has begun and its last connection has ended; without an idle timeout, idle
+/// Where clients come in: one worker's socket on one address.
+pub struct Door {
+    listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+}
+
+impl Door {
+    pub fn plain(listener: TcpListener) -> Self {
+        Self { listener, tls: None }
+    }
+
+    /// With TLS as `config` has it; its certificates may change meanwhile.
+    pub fn tls(listener: TcpListener, config: Arc<ServerConfig>) -> Self {
+        Self { listener, tls: Some(config) }
+    }
+}
+
+/// Serves one worker's doors until shutdown has begun and its last connection has ended; without an idle timeout, idle
 /// ones are closed after twice `reuse_idle`. A caller that cannot wait so long drops the future, and with the runtime
 /// the connections. Must run inside a `LocalSet` or an actix arbiter.
-pub async fn serve<H: Handler>(
-    listener: TcpListener,
-    handler: Rc<H>,
-    limits: Limits,
-    shutdown: Shutdown,
-) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
+pub async fn serve<H: Handler>(doors: Vec<Door>, handler: Rc<H>, limits: Limits, shutdown: Shutdown) -> io::Result<()> {
+    let doors = Doors { open: doors.into_iter().map(OpenDoor::new).collect::<io::Result<_>>()?, turn: Cell::new(0) };
     let most = u32::try_from(limits.connections).unwrap_or(u32::MAX).max(1);
     let room = Arc::new(Semaphore::new(most as usize));
     let worker = Rc::new(Worker::new(limits));
@@ -127,7 +142,7 @@ pub async fn serve<H: Handler>(
         tokio::select! {
             () = shutdown.wait() => break,
             _ = sweep.tick() => worker.pool.sweep(),
-            accepted = accept(&listener, &room) => match accepted {
+            accepted = doors.accept(&room) => match accepted {
                 Ok((stream, peer, permit)) => {
                     let connection = conn::run(stream, peer, Rc::clone(&handler), Rc::clone(&worker));
                     tokio::task::spawn_local(async move {
@@ -142,19 +157,55 @@ pub async fn serve<H: Handler>(
             },
         }
     }
-    drop(listener);
+    drop(doors);
     worker.drain();
     // All permits back: all connections ended. The semaphore is never closed.
     let _ = room.acquire_many(most).await;
     Ok(())
 }
 
-async fn accept(
-    listener: &tokio::net::TcpListener,
-    room: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, std::net::SocketAddr, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, peer) = listener.accept().await?;
-    stream.set_nodelay(true)?;
-    Ok((stream, peer, permit))
+struct OpenDoor {
+    listener: tokio::net::TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+}
+
+impl OpenDoor {
+    fn new(Door { listener, tls }: Door) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener: tokio::net::TcpListener::from_std(listener)?, tls })
+    }
+}
+
+struct Doors {
+    open: Vec<OpenDoor>,
+    /// Which is looked at first, so that a busy one does not keep the others shut.
+    turn: Cell<usize>,
+}
+
+impl Doors {
+    async fn accept(&self, room: &Arc<Semaphore>) -> io::Result<(Stream, Peer, OwnedSemaphorePermit)> {
+        let permit = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
+        let (tls, (tcp, addr)) = poll_fn(|cx| self.poll_accept(cx)).await?;
+        tcp.set_nodelay(true)?;
+        let stream = match tls {
+            Some(config) => Stream::Tls(Box::new(TlsStream::new(tcp, config)?)),
+            None => Stream::Plain(tcp),
+        };
+        Ok((stream, Peer { addr, secure: tls.is_some() }, permit))
+    }
+
+    #[expect(clippy::type_complexity, reason = "named by its parts, used once")]
+    fn poll_accept(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(Option<&Arc<ServerConfig>>, (TcpStream, SocketAddr))>> {
+        let first = self.turn.replace(self.turn.get().wrapping_add(1));
+        for offset in 0..self.open.len() {
+            let door = &self.open[first.wrapping_add(offset) % self.open.len()];
+            if let Poll::Ready(accepted) = door.listener.poll_accept(cx) {
+                return Poll::Ready(accepted.map(|accepted| (door.tls.as_ref(), accepted)));
+            }
+        }
+        Poll::Pending
+    }
 }

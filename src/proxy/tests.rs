@@ -6,4 +6,5 @@ mod connections;
 mod refusals;
 mod stress;
 mod support;
+mod tls;
 mod tunnels;

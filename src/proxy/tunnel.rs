@@ -7,9 +7,8 @@ use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use super::buffer::Input;
 use super::inbound::{Client, poll_fill};
@@ -83,10 +82,10 @@ enum Lost {
     Writer,
 }
 
-async fn pump(
-    reader: &mut ReadHalf<'_>,
+async fn pump<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    reader: &mut R,
     input: &mut Input,
-    writer: &mut WriteHalf<'_>,
+    writer: &mut W,
     passed: &Cell<u64>,
 ) -> Result<(), Lost> {
     let lost = |_: io::Error| Lost::Writer;

@@ -2,7 +2,6 @@
 //! Must not know how bytes move (`proxy`), or how the asking is decided (`domain::routing`).
 
 use std::cell::Cell;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,8 +15,8 @@ use crate::domain::program::Manifest;
 use crate::domain::routing::dispatch::Bounds;
 use crate::domain::routing::{self, Ask, Dispatch, GiveUp};
 use crate::proxy::{
-    Answer, AttemptFailure, Attempts, Begin, Failure, Handler, HeadWriter, Next, Outcome, RequestHead, ResponseHead,
-    Tally, Target, forwarded,
+    Answer, AttemptFailure, Attempts, Begin, Failure, Handler, HeadWriter, Next, Outcome, Peer, RequestHead,
+    ResponseHead, Tally, Target, forwarded,
 };
 use crate::wire::messages::LedgerFailure;
 
@@ -47,7 +46,7 @@ impl Requests {
 impl Handler for Requests {
     type Request = Request;
 
-    fn begin(&self, head: &RequestHead<'_>, peer: SocketAddr) -> Begin<Request> {
+    fn begin(&self, head: &RequestHead<'_>, peer: Peer) -> Begin<Request> {
         let news = self.shared.news_seen();
         let snapshot = self.shared.snapshot();
         let headers = head.headers.iter().map(|header| (header.name, header.value));
@@ -63,7 +62,7 @@ impl Handler for Requests {
             worker: self.worker,
             name: manifest.name.clone(),
             rules: Kept::of(manifest, strip),
-            trusted: (self.shared.rules.trusted)(peer.ip().to_canonical()),
+            trusted: (self.shared.rules.trusted)(peer.addr.ip().to_canonical()),
             names: Names::of(head),
             about: (head.method.to_owned(), head.path.chars().take(PATH_SHOWN).collect()),
             began: Instant::now(),
@@ -290,8 +289,8 @@ impl Attempts for Request {
         self.names.keeps(name)
     }
 
-    fn write_headers(&self, head: &RequestHead<'_>, peer: SocketAddr, out: &mut HeadWriter<'_>) {
-        forwarded::write(head, peer, self.trusted, "http", out);
+    fn write_headers(&self, head: &RequestHead<'_>, peer: Peer, out: &mut HeadWriter<'_>) {
+        forwarded::write(head, peer.addr, self.trusted, peer.scheme(), out);
         if let Some(prefix) = head.path.get(..self.rules.strip).filter(|prefix| !prefix.is_empty()) {
             out.add("X-Forwarded-Prefix", prefix);
         }

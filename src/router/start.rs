@@ -23,7 +23,7 @@ use super::shared::{Rules, Shared, Trusted};
 use crate::link::client::Client;
 use crate::link::identity::Identity;
 use crate::link::secret::Secret;
-use crate::proxy::{Limits, Shutdown, listen, serve};
+use crate::proxy::{Door, Limits, Shutdown, listen, serve};
 use crate::wire::messages::{NodeRole, Registration};
 
 /// What a router needs to know; `node.rs` makes it of the configuration.
@@ -159,7 +159,7 @@ impl Worker {
         let spawned = arbiter.spawn_fn(move || {
             actix::spawn(async move {
                 let requests = Rc::new(Requests::new(shared, number));
-                if let Err(error) = serve(listener, requests, limits, shutdown).await {
+                if let Err(error) = serve(vec![Door::plain(listener)], requests, limits, shutdown).await {
                     error!(%error, number, "a worker of the router ended");
                 }
                 // Nobody may be waiting.

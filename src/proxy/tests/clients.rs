@@ -1,7 +1,7 @@
 //! What clients do: pipelining, malformed heads, leaving, limits, the worker's end.
 
 use super::support::*;
-use crate::proxy::{Limits, Shutdown, listen, serve};
+use crate::proxy::{Door, Limits, Shutdown, listen, serve};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -242,7 +242,7 @@ fn a_worker_on_an_actix_arbiter_tells_the_end_of_what_dies_with_it() {
     let system = actix_rt::System::new();
     let arbiter = system.block_on(async { actix_rt::Arbiter::new() });
     arbiter.spawn_fn(move || {
-        actix_rt::spawn(serve(listener, Rc::new(script), Limits::default(), Shutdown::new()));
+        actix_rt::spawn(serve(vec![Door::plain(listener)], Rc::new(script), Limits::default(), Shutdown::new()));
     });
     let mut client = Peer::new(std::net::TcpStream::connect(addr).unwrap());
     client.send(get("/"));

@@ -72,7 +72,7 @@ impl Script {
 impl Handler for Script {
     type Request = Scripted;
 
-    fn begin(&self, head: &RequestHead<'_>, _peer: SocketAddr) -> Begin<Scripted> {
+    fn begin(&self, head: &RequestHead<'_>, _: crate::proxy::Peer) -> Begin<Scripted> {
         if head.path == "/none" {
             return Begin::Answer(Answer::new(404, "no_program", "no program has this route"));
         }
@@ -97,8 +97,8 @@ impl Attempts for Scripted {
         !is_neap_header(name) && !forwarded::is_forwarding_header(name)
     }
 
-    fn write_headers(&self, head: &RequestHead<'_>, peer: SocketAddr, out: &mut HeadWriter<'_>) {
-        forwarded::write(head, peer, false, "http", out);
+    fn write_headers(&self, head: &RequestHead<'_>, peer: crate::proxy::Peer, out: &mut HeadWriter<'_>) {
+        forwarded::write(head, peer.addr, false, peer.scheme(), out);
     }
 
     async fn next(&mut self) -> Next {
@@ -161,13 +161,22 @@ impl Proxy {
     }
 
     pub fn with(script: Script, limits: Limits) -> Self {
+        Self::behind(script, limits, None)
+    }
+
+    /// With TLS as `tls` has it.
+    pub fn behind(script: Script, limits: Limits, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let listener = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
         let addr = listener.local_addr().unwrap();
         let (log, cuts, shutdown) = (script.log.clone(), Arc::clone(&script.cuts), Shutdown::new());
         let (ends, budget) = (shutdown.clone(), Arc::clone(&limits.replay_budget));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let serving = serve(listener, Rc::new(script), limits, ends.clone());
+            let door = match tls {
+                Some(config) => Door::tls(listener, config),
+                None => Door::plain(listener),
+            };
+            let serving = serve(vec![door], Rc::new(script), limits, ends.clone());
             tokio::task::LocalSet::new().block_on(&runtime, async {
                 let grace = async {
                     ends.wait().await;
@@ -201,6 +210,9 @@ impl Drop for Proxy {
 /// A raw connection, with what was read and not yet asked for.
 pub struct Peer {
     pub stream: TcpStream,
+    pub tls: Option<rustls::ClientConnection>,
+    /// How the other side ended: in order, or broken off.
+    pub ended: Option<std::io::Result<()>>,
     pending: Vec<u8>,
 }
 
@@ -209,30 +221,53 @@ impl Peer {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream, pending: Vec::new() }
+        Self { stream, tls: None, ended: None, pending: Vec::new() }
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).unwrap();
+        self.write_all(bytes.as_ref()).unwrap();
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match &mut self.tls {
+            Some(tls) => {
+                let mut stream = rustls::Stream::new(tls, &mut self.stream);
+                stream.write_all(bytes).and_then(|()| stream.flush())
+            }
+            None => self.stream.write_all(bytes),
+        }
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        match &mut self.tls {
+            Some(tls) => rustls::Stream::new(tls, &mut self.stream).read(bytes),
+            None => self.stream.read(bytes),
+        }
     }
 
     /// Sends what may no longer be wanted.
     pub fn try_send(&mut self, bytes: &[u8]) -> bool {
-        self.stream.write_all(bytes).is_ok()
+        self.write_all(bytes).is_ok()
     }
 
     /// Reads more; false at the end, a reset being one.
     fn read_more(&mut self) -> bool {
         let mut bytes = [0; 64 * 1024];
-        match self.stream.read(&mut bytes) {
+        match self.read(&mut bytes) {
             Ok(read) => {
+                if read == 0 {
+                    self.ended = Some(Ok(()));
+                }
                 self.pending.extend_from_slice(&bytes[..read]);
                 read > 0
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 panic!("nothing came in time, after {:?}", String::from_utf8_lossy(&self.pending))
             }
-            Err(_) => false,
+            Err(error) => {
+                self.ended = Some(Err(error));
+                false
+            }
         }
     }
 
