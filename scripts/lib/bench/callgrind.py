@@ -1,0 +1,51 @@
+"""Owns counting instructions: a process runs under valgrind, and what it says at its end is read. Must not know who runs."""
+
+import re
+import subprocess
+
+from rig import Trouble
+
+TOTALS = re.compile(r"^(?:totals|summary): (\d+)", re.M)
+# `mov eax, 434` and soon after it `syscall`, on x86-64: pidfd_open.
+PIDFD_OPEN = re.compile(rb"\xb8\xb2\x01\x00\x00(?=.{0,16}\x0f\x05)", re.S)
+EPOLL_CREATE = b"\xb8\xd5\x00\x00\x00"
+# The first version of valgrind that knows it.
+KNOWS_PIDFD_OPEN = (3, 21)
+
+
+def binary(neap, folder):
+    """The binary to run under valgrind. A server holds its instances by pidfd_open, which valgrind before 3.21 (Debian 12 has
+    3.19) does not know; a copy gets a descriptor there that is never readable, as that of an instance which does not end.
+    No request comes by there: nothing of what is counted is another."""
+    if version() >= KNOWS_PIDFD_OPEN:
+        return neap
+    code, found = PIDFD_OPEN.subn(EPOLL_CREATE, neap.read_bytes())
+    if not found:
+        raise Trouble(f"no pidfd_open found in {neap}: use valgrind {'.'.join(map(str, KNOWS_PIDFD_OPEN))} or later")
+    copy = folder / "neap"
+    copy.write_bytes(code)
+    copy.chmod(0o755)
+    return copy
+
+
+def version():
+    told = subprocess.run(["valgrind", "--version"], capture_output=True, text=True).stdout
+    return tuple(map(int, re.findall(r"\d+", told)[:2]))
+
+
+def wrapper(folder):
+    """What to put before a command; its counts go to `folder`, one file a process."""
+    return ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/callgrind.%p", "--quiet"]
+
+
+def path(folder, process):
+    return folder / f"callgrind.{process.pid}"
+
+
+def instructions(folder, process):
+    """What the process, which has ended, has carried out in user space."""
+    counts = path(folder, process)
+    found = TOTALS.findall(counts.read_text(errors="replace")) if counts.exists() else []
+    if not found:
+        raise Trouble(f"{process.name} left no count of its instructions:\n{process.tail()}")
+    return int(found[-1])

@@ -1,0 +1,88 @@
+"""user instructions per request and hop, by callgrind: repeatable, so a gate
+
+A router alone, a server alone, and one node that is both, each with one worker, each run twice under valgrind with an exact
+number of requests: 1 KiB answers, a browser's headers, connections kept. The difference of the two counts, by the difference
+of the requests, is what a request costs; start and end cancel out.
+
+--check ends with 1 if one of them is above its goal.
+"""
+
+import pathlib
+import shutil
+
+import callgrind
+import client
+import nodes
+import rig
+import upstream
+
+GOAL = 16_000
+# Requests of the two runs.
+LESS, MORE = 10_000, 30_000
+CONNECTIONS = 16
+NODE_CPU, REST_CPU = 0, 1
+NAMES = {"router": "router alone", "server": "server alone", "node": "router and server in one node"}
+# What a router adds to a request on its way to a server.
+FROM_ROUTER = {
+    "X-Forwarded-For": "127.0.0.1",
+    "X-Forwarded-Proto": "http",
+    "X-Forwarded-Host": client.HOST,
+    "X-Request-Id": "01kaz2v5nq8r3t7w9x1y3z5b7d",
+    "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    "Neap-Program": nodes.PROGRAM,
+}
+
+
+def options(parser):
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(NAMES)}; without one, all of them")
+    parser.add_argument("--check", action="store_true", help=f"end with 1 if one is above {GOAL}")
+    parser.add_argument("--requests", nargs=2, type=int, default=(LESS, MORE), metavar="N", help=f"of the two runs ({LESS} {MORE})")
+    parser.add_argument("--profile", metavar="DIR", help="keep callgrind's files here, for callgrind_annotate")
+
+
+def run(args):
+    unknown = [kind for kind in args.kinds if kind not in NAMES]
+    if unknown:
+        raise rig.Trouble(f"there is no {unknown[0]}; there are {', '.join(NAMES)}")
+    prepare()
+    binary = rig.neap_binary(args.neap)
+    over = 0
+    for kind in args.kinds or NAMES:
+        count = measure(kind, binary, args.first_port, args.requests, args.profile)
+        holds = count <= GOAL
+        over += not holds
+        print(f"{NAMES[kind]:30} {count:9,.0f} a request   goal {GOAL:,}   {'holds' if holds else 'does not hold'}", flush=True)
+    return 1 if args.check and over else 0
+
+
+def prepare():
+    rig.need({"valgrind": "valgrind", "nginx": "nginx-light", "taskset": "util-linux"})
+
+
+def measure(kind, binary, first_port, requests=(LESS, MORE), profile=None, change=None):
+    """Instructions per request."""
+    few, many = requests
+    less, more = (total(kind, binary, first_port, count, profile, change) for count in requests)
+    return (more - less) / (many - few)
+
+
+def total(kind, binary, first_port, count, profile, change):
+    with rig.Rig(first_port) as place:
+        folder = place.folder("counts")
+        wrapper = [*callgrind.wrapper(folder), callgrind.binary(binary, folder)]
+        neap = nodes.Neap(place, binary, workers=1)
+        headers = {}
+        if kind == "router":
+            process, port = neap.router("router", upstream.start(place, REST_CPU), NODE_CPU, change, wrapper)
+        elif kind == "server":
+            process, port = neap.server("server", NODE_CPU, REST_CPU, wrapper)
+            headers = FROM_ROUTER
+        else:
+            process, port = neap.both("node", NODE_CPU, REST_CPU, wrapper)
+        with client.Client(port, CONNECTIONS) as clients:
+            clients.send(count, client.request(headers=headers), upstream.SIZES["/"])
+        process.stop(within=60)
+        if profile:
+            pathlib.Path(profile).mkdir(parents=True, exist_ok=True)
+            shutil.copy(callgrind.path(folder, process), pathlib.Path(profile, f"callgrind.{kind}.{count}"))
+        return callgrind.instructions(folder, process)
