@@ -34,18 +34,22 @@ def version():
 
 
 def wrapper(folder):
-    """What to put before a command; its counts go to `folder`, one file a process."""
-    return ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/callgrind.%p", "--quiet"]
+    """What to put before a command; its counts go to `folder`."""
+    return ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/callgrind", "--quiet"]
 
 
-def path(folder, process):
-    return folder / f"callgrind.{process.pid}"
+class Counts:
+    """What a process under valgrind has carried out in user space, from one look to the next."""
 
+    def __init__(self, folder, process):
+        self.folder, self.process, self.looks = folder, process, 0
 
-def instructions(folder, process):
-    """What the process, which has ended, has carried out in user space."""
-    counts = path(folder, process)
-    found = TOTALS.findall(counts.read_text(errors="replace")) if counts.exists() else []
-    if not found:
-        raise Trouble(f"{process.name} left no count of its instructions:\n{process.tail()}")
-    return int(found[-1])
+    def look(self):
+        """Instructions since the last look, or the start, and the file that tells where."""
+        self.looks += 1
+        ran = subprocess.run(["callgrind_control", "--dump", str(self.process.pid)], capture_output=True, text=True)
+        path = self.folder / f"callgrind.{self.looks}"
+        found = TOTALS.findall(path.read_text(errors="replace")) if path.exists() else []
+        if not found:
+            raise Trouble(f"{self.process.name} told no counts:\n{ran.stdout}{ran.stderr}{self.process.tail()}")
+        return int(found[-1]), path

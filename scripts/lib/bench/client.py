@@ -1,6 +1,7 @@
 """Owns a client that sends an exact number of requests over connections that it keeps, each the moment the one before it is
 answered, and checks every answer. Not fast, but exact: for counting instructions and for holding many connections."""
 
+import select
 import selectors
 import socket
 
@@ -39,6 +40,13 @@ class Connection:
 
     def ask(self, request):
         self.socket.send(request)
+
+    def wait(self):
+        """Until there is something to read."""
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        if not poll.poll(ANSWER_WITHIN * 1000):
+            raise Trouble(f"no answer within {ANSWER_WITHIN} s")
 
     def answered(self, length):
         """Reads what there is; whether the answer is whole. Anything but a 200 of this length ends the measurement."""
@@ -88,3 +96,28 @@ class Client:
                     left -= 1
                 else:
                     waiting -= 1
+
+
+class Idle:
+    """So many connections, each of which has had one answer and is kept."""
+
+    def __init__(self, port, count, request, length):
+        self.connections = []
+        try:
+            for _ in range(count):
+                connection = Connection(port)
+                self.connections.append(connection)
+                connection.ask(request)
+                connection.wait()
+                while not connection.answered(length):
+                    connection.wait()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for connection in self.connections:
+            connection.socket.close()

@@ -3,11 +3,10 @@ shipped; only addresses, the number of workers where one is named, and the log d
 
 import copy
 import json
-import os
 import subprocess
 
+import rig
 import upstream
-from rig import Trouble
 
 PROGRAM = "bench"
 # A node under valgrind is slow to start.
@@ -15,30 +14,32 @@ START_WITHIN = 120
 
 
 class Neap:
-    """The binary, and how its nodes are started in a rig."""
+    """The binary, and how its nodes are started in a place."""
 
-    def __init__(self, rig, binary, workers=None):
-        self.rig, self.binary, self.workers = rig, binary, workers
-        self.template = None
+    # A Server List of each binary's making, which is the same in every place.
+    templates = {}
+
+    def __init__(self, place, binary, workers=None):
+        self.place, self.binary, self.workers = place, binary, workers
 
     def node(self, name, roles, settings, cpu, port, wrapper=()):
         workers = {"node.workers": self.workers} if self.workers else {}
-        settings = {"node.name": name, "node.data_dir": self.rig.folder(name), "observe.log": "warn", **workers, **settings}
+        settings = {"node.name": name, "node.data_dir": self.place.folder(name), "observe.log": "warn", **workers, **settings}
         argv = [*(wrapper or [self.binary]), "run", "--role", roles]
         for key, value in settings.items():
             argv += ["--set", f"{key}={value}"]
-        return self.rig.start(name, argv, cpu, port, START_WITHIN)
+        return self.place.start(name, argv, cpu, port, START_WITHIN)
 
     def ask(self, management, *args):
         """Runs a command of neap's against management at this port; its output."""
         argv = [self.binary, "--address", f"http://127.0.0.1:{management}", "--timeout", "120s", *args]
         ran = subprocess.run([str(arg) for arg in argv], capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if ran.returncode != 0:
-            raise Trouble(f"neap {' '.join(map(str, args))} ended with {ran.returncode}:\n{ran.stdout}{ran.stderr}")
+            raise rig.Trouble(f"neap {' '.join(map(str, args))} ended with {ran.returncode}:\n{ran.stdout}{ran.stderr}")
         return ran.stdout
 
     def management(self, name):
-        port = self.rig.port()
+        port = self.place.port()
         self.node(name, "management", {"management.listen": f"127.0.0.1:{port}"}, None, port)
         return port
 
@@ -54,13 +55,13 @@ class Neap:
 
     def deploy(self, management, cpu):
         """The program whose instances are nginx, on the upstream's core."""
-        self.ask(management, "--quiet", "deploy", upstream.release(self.rig, PROGRAM, cpu), "--yes")
+        self.ask(management, "--quiet", "deploy", upstream.release(self.place, PROGRAM, cpu), "--yes")
 
     def server_list(self):
         """A Server List of one program on one server, as a router keeps it on disk. Taken from a real cluster, once."""
-        if self.template:
-            return copy.deepcopy(self.template)
-        http, listen, control = self.rig.port(), self.rig.port(), self.rig.port()
+        if self.binary in self.templates:
+            return copy.deepcopy(self.templates[self.binary])
+        http, listen, control = self.place.port(), self.place.port(), self.place.port()
         settings = {
             "management.listen": f"127.0.0.1:{listen}",
             "router.http": f"127.0.0.1:{http}",
@@ -71,10 +72,10 @@ class Neap:
         node = self.node("template", "router,app-server,management", settings, None, http)
         self.await_up(listen, node, "router", "app-server")
         self.deploy(listen, 0)
-        with open(self.rig.dir / "template" / "server-list.json") as file:
-            self.template = json.load(file)
+        with open(self.place.dir / "template" / "server-list.json") as file:
+            self.templates[self.binary] = json.load(file)
         node.stop()
-        self.rig.stop_strays(self.rig.dir / "template")
+        self.place.stop_strays(self.place.dir / "template")
         return self.server_list()
 
     def router(self, name, servers_port, cpu, change=None, wrapper=()):
@@ -84,9 +85,9 @@ class Neap:
         held["servers"][0]["data"] = f"127.0.0.1:{servers_port}"
         if change:
             change(held)
-        path = self.rig.folder(name) / "server-list.json"
+        path = self.place.folder(name) / "server-list.json"
         path.write_text(json.dumps(held))
-        http, control, nobody = self.rig.port(), self.rig.port(), self.rig.port()
+        http, control, nobody = self.place.port(), self.place.port(), self.place.port()
         settings = {
             "router.http": f"127.0.0.1:{http}",
             "router.control": f"127.0.0.1:{control}",
@@ -96,8 +97,12 @@ class Neap:
         process.control = control
         return process, http
 
+    def held_by(self, name):
+        """The Server List that the router of this name started with."""
+        return json.loads((self.place.folder(name) / "server-list.json").read_text())
+
     def server_settings(self):
-        data, control, instances = self.rig.port(), self.rig.port(), [self.rig.port() for _ in range(4)]
+        data, control, instances = self.place.port(), self.place.port(), [self.place.port() for _ in range(4)]
         settings = {
             "app_server.data": f"127.0.0.1:{data}",
             "app_server.control": f"127.0.0.1:{control}",
@@ -119,7 +124,7 @@ class Neap:
         """One node with both roles: router and server."""
         management = self.management(f"{name}-management")
         settings, _ = self.server_settings()
-        http, control = self.rig.port(), self.rig.port()
+        http, control = self.place.port(), self.place.port()
         settings |= {
             "router.http": f"127.0.0.1:{http}",
             "router.control": f"127.0.0.1:{control}",
@@ -153,5 +158,5 @@ def several(count, routes_each):
     return change
 
 
-def versions(binary):
-    return os.popen(f"{binary} --version").read().strip()
+def version(binary):
+    return rig.first_line([binary, "--version"])

@@ -34,7 +34,7 @@ def need(commands):
     missing = [package for command, package in commands.items() if not shutil.which(command, path=search_path())]
     if not missing:
         return
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
+    if not is_root() or not shutil.which("apt-get"):
         raise Trouble(f"install {' '.join(missing)} first (or run this as root on Debian)")
     say(f"installing {' '.join(missing)}")
     quiet = {"env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "stdout": subprocess.DEVNULL, "check": True}
@@ -126,6 +126,28 @@ class Rig:
 
 def pids():
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def children(parent):
+    """The processes that this one has started."""
+
+    def started_by(pid):
+        try:
+            return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return None
+
+    return [pid for pid in pids() if started_by(pid) == parent]
+
+
+def is_root():
+    return os.geteuid() == 0
+
+
+def first_line(argv):
+    """What a command says first, such as its version."""
+    told = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return (told.stdout + told.stderr).strip().partition("\n")[0]
 
 
 def stands_in(pid, path):

@@ -1,7 +1,7 @@
 """Owns what answers behind every proxy: nginx with bodies of fixed sizes, the same whether it stands alone or is the instance
 of a program. Must not know who asks."""
 
-import os
+import rig as machine
 
 SIZES = {"/": 1024, "/64k": 64 * 1024, "/10m": 10 * 1024 * 1024}
 # What a server tells its router; in front of others it is one more header.
@@ -10,7 +10,7 @@ VERSION_HEADER = "Neap-Version 1"
 
 def conf(port, folder):
     """One worker, no log, connections kept without end."""
-    user = "user root;" if os.geteuid() == 0 else ""
+    user = "user root;" if machine.is_root() else ""
     return f"""{user}
 worker_processes 1;
 daemon off;

@@ -1,8 +1,8 @@
 """user instructions per request and hop, by callgrind: repeatable, so a gate
 
-A router alone, a server alone, and one node that is both, each with one worker, each run twice under valgrind with an exact
-number of requests: 1 KiB answers, a browser's headers, connections kept. The difference of the two counts, by the difference
-of the requests, is what a request costs; start and end cancel out.
+A router alone, a server alone, and one node that is both, each with one worker under valgrind, each asked for an exact number
+of requests twice, 10,000 and 30,000: 1 KiB answers, a browser's headers, connections kept. The difference of the two counts,
+by the difference of the requests, is what a request costs.
 
 --check ends with 1 if one of them is above its goal.
 """
@@ -17,8 +17,10 @@ import rig
 import upstream
 
 GOAL = 16_000
-# Requests of the two runs.
+# Requests of the two runs, and those before: buffers and pools are then as they stay.
 LESS, MORE = 10_000, 30_000
+QUICK = (1_000, 4_000)
+WARM_UP = 1_000
 CONNECTIONS = 16
 NODE_CPU, REST_CPU = 0, 1
 NAMES = {"router": "router alone", "server": "server alone", "node": "router and server in one node"}
@@ -36,7 +38,7 @@ FROM_ROUTER = {
 def options(parser):
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(NAMES)}; without one, all of them")
     parser.add_argument("--check", action="store_true", help=f"end with 1 if one is above {GOAL}")
-    parser.add_argument("--requests", nargs=2, type=int, default=(LESS, MORE), metavar="N", help=f"of the two runs ({LESS} {MORE})")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK[0]:,} and {QUICK[1]:,} requests, which tells the same to 2 %%")
     parser.add_argument("--profile", metavar="DIR", help="keep callgrind's files here, for callgrind_annotate")
 
 
@@ -48,7 +50,7 @@ def run(args):
     binary = rig.neap_binary(args.neap)
     over = 0
     for kind in args.kinds or NAMES:
-        count = measure(kind, binary, args.first_port, args.requests, args.profile)
+        count = measure(kind, binary, args.first_port, QUICK if args.quick else (LESS, MORE), args.profile)
         holds = count <= GOAL
         over += not holds
         print(f"{NAMES[kind]:30} {count:9,.0f} a request   goal {GOAL:,}   {'holds' if holds else 'does not hold'}", flush=True)
@@ -61,12 +63,6 @@ def prepare():
 
 def measure(kind, binary, first_port, requests=(LESS, MORE), profile=None, change=None):
     """Instructions per request."""
-    few, many = requests
-    less, more = (total(kind, binary, first_port, count, profile, change) for count in requests)
-    return (more - less) / (many - few)
-
-
-def total(kind, binary, first_port, count, profile, change):
     with rig.Rig(first_port) as place:
         folder = place.folder("counts")
         wrapper = [*callgrind.wrapper(folder), callgrind.binary(binary, folder)]
@@ -79,10 +75,16 @@ def total(kind, binary, first_port, count, profile, change):
             headers = FROM_ROUTER
         else:
             process, port = neap.both("node", NODE_CPU, REST_CPU, wrapper)
+        counts, request = callgrind.Counts(folder, process), client.request(headers=headers)
         with client.Client(port, CONNECTIONS) as clients:
-            clients.send(count, client.request(headers=headers), upstream.SIZES["/"])
-        process.stop(within=60)
+            clients.send(WARM_UP, request, upstream.SIZES["/"])
+            counts.look()
+            taken = []
+            for count in requests:
+                clients.send(count, request, upstream.SIZES["/"])
+                instructions, path = counts.look()
+                taken.append(instructions)
         if profile:
             pathlib.Path(profile).mkdir(parents=True, exist_ok=True)
-            shutil.copy(callgrind.path(folder, process), pathlib.Path(profile, f"callgrind.{kind}.{count}"))
-        return callgrind.instructions(folder, process)
+            shutil.copy(path, pathlib.Path(profile, f"callgrind.{kind}"))
+        return (taken[1] - taken[0]) / (requests[1] - requests[0])
