@@ -1,6 +1,6 @@
 //! The application server as a real process with real programs: gates, drains, upgrades, deaths and adoptions.
 
-mod ground;
+pub mod ground;
 
 use neap::domain::names::{Generation, RunId};
 use neap::domain::placement::{Order, Outcome, Refusal, State};

@@ -8,3 +8,4 @@ mod router;
 mod support;
 mod tidy;
 mod traffic;
+mod vectors;

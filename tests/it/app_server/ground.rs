@@ -32,6 +32,7 @@ const NEAP: &str = env!("CARGO_BIN_EXE_neap");
 const DIR: &str = "NEAP_TEST_DIR";
 const MANAGEMENT: &str = "NEAP_TEST_MANAGEMENT";
 const LEASE: &str = "NEAP_TEST_LEASE_MS";
+const WORKERS: &str = "NEAP_TEST_WORKERS";
 
 /// A program that answers with its version and pid; `/slow` is answered once the file `go` is in its data directory, and
 /// what it executed is in the file `done` there.
@@ -71,6 +72,7 @@ pub struct Ground {
     pub management: SocketAddr,
     pub term: Term,
     pub lease: Duration,
+    pub workers: usize,
     client: Client,
     operations: u64,
 }
@@ -147,6 +149,7 @@ impl Ground {
             management,
             term: term(1),
             lease: Duration::from_secs(60),
+            workers: 2,
             client: Client::new(Default::default(), None),
             operations: 0,
         }
@@ -169,6 +172,7 @@ impl Ground {
             .env(DIR, self.data_dir())
             .env(MANAGEMENT, format!("http://{}", self.management))
             .env(LEASE, self.lease.as_millis().to_string())
+            .env(WORKERS, self.workers.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
@@ -390,7 +394,7 @@ fn node_of_a_test() {
         binary: NEAP.into(),
         labels: BTreeMap::new(),
         cores: 1,
-        workers: 2,
+        workers: variable(WORKERS).parse().unwrap(),
         management: vec![variable(MANAGEMENT)],
         heartbeat: Duration::from_millis(50),
         lease,

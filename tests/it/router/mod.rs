@@ -3,4 +3,4 @@
 mod heads;
 mod lists;
 mod refusals;
-mod support;
+pub mod support;
