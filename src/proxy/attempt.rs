@@ -96,7 +96,7 @@ fn finish_head<R: Attempts>(x: &mut Exchange<'_, '_, R>, awaits: bool) {
     let mut head = HeadWriter::new(x.head);
     x.live.role().write_target_headers(&mut head);
     match x.meta.body {
-        Framing::Length(length) => head.add_display("Content-Length", length),
+        Framing::Length(length) => head.add_number("Content-Length", length),
         Framing::Chunked => head.add("Transfer-Encoding", "chunked"),
         Framing::Empty | Framing::UntilClose => {}
     }

@@ -280,7 +280,7 @@ fn frame(head: &ResponseHead<'_>, meta: &Meta, closing: bool, out: &mut Vec<u8>)
     let chunked = matches!(head.body, Framing::Chunked | Framing::UntilClose) && !meta.http10;
     let until_close = matches!(head.body, Framing::Chunked | Framing::UntilClose) && meta.http10;
     match (head.body, head.status) {
-        (Framing::Length(length), _) => writer.add_display("Content-Length", length),
+        (Framing::Length(length), _) => writer.add_number("Content-Length", length),
         // What it would have been for GET.
         (Framing::Empty, status) if (meta.is_head && status != 204) || status == 304 => {
             if let Some(length) = head.header("content-length") {

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 
 use super::answer::Answer;
 use super::body::Framing;
+use super::fields::{self, Kind, Ruled, kind};
 use super::limits::Limits;
 use super::path;
 use super::writer::HeadWriter;
@@ -33,6 +34,8 @@ pub struct RequestHead<'a> {
     pub keep_alive: bool,
     /// `Connection` names fields beyond the usual.
     lists_headers: bool,
+    /// All of it, as it came.
+    bytes: &'a [u8],
 }
 
 /// The value of the first field of that name, in any case.
@@ -42,8 +45,7 @@ pub fn header<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<&'a [u
 
 /// Whether a name is `Neap-*`; also with `_`, since many programs see no difference.
 pub fn is_neap_header(name: &str) -> bool {
-    let name = name.as_bytes();
-    name.len() >= 5 && name[..4].eq_ignore_ascii_case(b"neap") && matches!(name[4], b'-' | b'_')
+    kind(name) == Kind::Neap
 }
 
 impl<'a> RequestHead<'a> {
@@ -71,28 +73,19 @@ impl<'a> RequestHead<'a> {
             out.extend_from_slice(query.as_bytes());
         }
         out.extend_from_slice(b" HTTP/1.1\r\n");
-        let mut head = HeadWriter::new(out);
-        head.add("Host", self.host);
-        for header in self.headers {
-            if self.is_end_to_end(header.name) && keeps(header.name) {
-                head.copy(header);
-            }
-        }
+        HeadWriter::new(out).add("Host", self.host);
+        fields::copy(self.bytes, self.headers, |header| self.is_end_to_end(header.name) && keeps(header.name), out);
     }
 
     fn is_end_to_end(&self, name: &str) -> bool {
-        let framing = ["host", "content-length", "expect"];
-        !(is_hop_by_hop(name)
-            || framing.iter().any(|known| name.eq_ignore_ascii_case(known))
-            || (self.lists_headers && connection_tokens(self.headers).any(|token| token.eq_ignore_ascii_case(name))))
+        matches!(kind(name), Kind::Passes | Kind::Neap)
+            && !(self.lists_headers && connection_tokens(self.headers).any(|token| token.eq_ignore_ascii_case(name)))
     }
 }
 
-/// Fields that concern one connection only, and `Proxy`, which CGI takes for an environment variable.
+/// Fields that concern one connection only.
 pub(super) fn is_hop_by_hop(name: &str) -> bool {
-    const NAMES: [&str; 6] = ["connection", "keep-alive", "te", "transfer-encoding", "upgrade", "http2-settings"];
-    NAMES.iter().any(|known| name.eq_ignore_ascii_case(known))
-        || name.as_bytes().get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"proxy"))
+    kind(name) == Kind::HopByHop
 }
 
 /// What the `Connection` fields name.
@@ -140,9 +133,11 @@ pub(super) fn parse<T>(
         path => path::normalise(path).ok_or_else(|| malformed("the path has a broken percent escape"))?,
     };
     let headers: &[httparse::Header<'_>] = parsed.headers;
-    let host = host(headers, target.authority, http10)?;
-    let body = Framing::of_request(headers, http10).map_err(malformed)?;
-    let connection = Connection::of(headers);
+    let ruled = Ruled::of(headers);
+    let ruled = ruled.headers();
+    let host = host(ruled, target.authority, http10)?;
+    let body = Framing::of_request(ruled, http10).map_err(malformed)?;
+    let connection = Connection::of(ruled);
     let head = RequestHead {
         method,
         path: &path,
@@ -150,15 +145,12 @@ pub(super) fn parse<T>(
         host,
         headers,
         body,
-        websocket: connection.upgrade
-            && method == "GET"
-            && !http10
-            && body == Framing::Empty
-            && asks_websocket(headers),
-        expects_continue: expects_continue(headers, http10)?,
+        websocket: connection.upgrade && method == "GET" && !http10 && body == Framing::Empty && asks_websocket(ruled),
+        expects_continue: expects_continue(ruled, http10)?,
         http10,
         keep_alive: !connection.close && (!http10 || connection.keep_alive),
         lists_headers: connection.lists,
+        bytes: &bytes[..length],
     };
     Ok(Some(f(&head, length)))
 }
@@ -216,16 +208,18 @@ fn host<'a>(headers: &[httparse::Header<'a>], authority: Option<&'a str>, http10
     if host.bytes().all(valid) { Ok(host) } else { Err(malformed("Host is not a name and a port")) }
 }
 
+/// What the `Connection` fields say.
 #[derive(Default)]
-struct Connection {
-    close: bool,
-    keep_alive: bool,
-    upgrade: bool,
-    lists: bool,
+pub(super) struct Connection {
+    pub close: bool,
+    pub keep_alive: bool,
+    pub upgrade: bool,
+    /// They name fields beyond the usual.
+    pub lists: bool,
 }
 
 impl Connection {
-    fn of(headers: &[httparse::Header<'_>]) -> Self {
+    pub fn of(headers: &[httparse::Header<'_>]) -> Self {
         let mut connection = Self::default();
         for token in connection_tokens(headers) {
             match token {

@@ -20,6 +20,7 @@ mod converse;
 mod cut;
 mod download;
 mod exchange;
+mod fields;
 pub mod forwarded;
 mod handler;
 mod head;

@@ -1,11 +1,11 @@
 //! Owns what a response's head may say, and how it is written for the client (RFC 9112, 6.3). Must not know why it came.
 
-use std::io::Write;
 use std::mem::MaybeUninit;
 
 use super::body::Framing;
-use super::head::{HEADERS, connection_tokens, header, is_hop_by_hop, is_neap_header, tokens};
-use super::writer::HeadWriter;
+use super::fields::{self, Kind, Ruled, kind};
+use super::head::{Connection, HEADERS, connection_tokens, header, tokens};
+use super::writer::push_number;
 
 /// A response's head that is well-formed.
 #[derive(Debug)]
@@ -16,6 +16,10 @@ pub struct ResponseHead<'a> {
     pub body: Framing,
     /// The upstream keeps the connection.
     pub(super) keep_alive: bool,
+    /// `Connection` names fields beyond the usual.
+    lists_headers: bool,
+    /// All of it, as it came.
+    bytes: &'a [u8],
 }
 
 impl<'a> ResponseHead<'a> {
@@ -39,20 +43,19 @@ impl<'a> ResponseHead<'a> {
 
     /// Writes the status line and the fields that concern the client, without framing and without the last line.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
-        // Writing to a Vec does not fail.
-        let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, self.reason);
-        let lists = connection_tokens(self.headers).any(|token| !token.eq_ignore_ascii_case("keep-alive"));
-        let mut head = HeadWriter::new(out);
-        for field in self.headers {
-            let listed = || connection_tokens(self.headers).any(|token| token.eq_ignore_ascii_case(field.name));
-            let own = is_hop_by_hop(field.name)
-                || is_neap_header(field.name)
-                || field.name.eq_ignore_ascii_case("content-length")
-                || (lists && listed());
-            if !own {
-                head.copy(field);
-            }
-        }
+        out.extend_from_slice(b"HTTP/1.1 ");
+        push_number(out, self.status.into());
+        out.push(b' ');
+        out.extend_from_slice(self.reason.as_bytes());
+        out.extend_from_slice(b"\r\n");
+        let listed = |name: &str| connection_tokens(self.headers).any(|token| token.eq_ignore_ascii_case(name));
+        let passes = |field: &httparse::Header<'_>| match kind(field.name) {
+            Kind::Passes => !(self.lists_headers && listed(field.name)),
+            // Of the fields with a rule, only the length is one of an answer's.
+            Kind::Ruled => !field.name.eq_ignore_ascii_case("content-length"),
+            Kind::HopByHop | Kind::Neap => false,
+        };
+        fields::copy(self.bytes, self.headers, passes, out);
     }
 }
 
@@ -76,14 +79,13 @@ pub(super) fn parse<T>(
         return Err("the response's status is not one");
     }
     let headers: &[httparse::Header<'_>] = parsed.headers;
-    let framing = Framing::of_response(headers)?;
+    let ruled = Ruled::of(headers);
+    let ruled = ruled.headers();
+    let framing = Framing::of_response(ruled)?;
     let body = if answers_head || status < 200 || status == 204 || status == 304 { Framing::Empty } else { framing };
-    let asked = |name: &str| connection_tokens(headers).any(|token| token.eq_ignore_ascii_case(name));
-    let both = framing == Framing::Chunked && header(headers, "content-length").is_some();
-    let keep_alive = match parsed.version {
-        Some(1) => !asked("close"),
-        _ => asked("keep-alive") && !asked("close"),
-    };
+    let connection = Connection::of(ruled);
+    let both = framing == Framing::Chunked && header(ruled, "content-length").is_some();
+    let keep_alive = !connection.close && (parsed.version == Some(1) || connection.keep_alive);
     let head = ResponseHead {
         status,
         reason: parsed.reason.unwrap_or_default(),
@@ -91,6 +93,8 @@ pub(super) fn parse<T>(
         body,
         // A response with two framings is read by the stronger, and its connection is not trusted with another.
         keep_alive: keep_alive && !both && body != Framing::UntilClose,
+        lists_headers: connection.lists,
+        bytes: &bytes[..length],
     };
     Ok(Some(f(&head, length)))
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::Write;
+use std::net::IpAddr;
 
 /// Appends header fields to a head.
 pub struct HeadWriter<'a> {
@@ -15,11 +16,35 @@ impl<'a> HeadWriter<'a> {
 
     /// Adds a field. Bytes that could end the line (CR, LF, NUL) become spaces.
     pub fn add(&mut self, name: &str, value: impl AsRef<[u8]>) {
+        let value = value.as_ref();
+        self.out.reserve(name.len() + value.len() + 4);
         self.out.extend_from_slice(name.as_bytes());
         self.out.extend_from_slice(b": ");
         let start = self.out.len();
-        self.out.extend_from_slice(value.as_ref());
+        self.out.extend_from_slice(value);
         self.end_line(start);
+    }
+
+    /// Adds a field whose value is a number.
+    pub fn add_number(&mut self, name: &str, value: u64) {
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b": ");
+        push_number(self.out, value);
+        self.out.extend_from_slice(b"\r\n");
+    }
+
+    /// Adds a field whose value is an address.
+    pub fn add_ip(&mut self, name: &str, value: IpAddr) {
+        let IpAddr::V4(value) = value else { return self.add_display(name, value) };
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b": ");
+        for (at, octet) in value.octets().into_iter().enumerate() {
+            if at > 0 {
+                self.out.push(b'.');
+            }
+            push_number(self.out, octet.into());
+        }
+        self.out.extend_from_slice(b"\r\n");
     }
 
     /// Adds a field whose value is shown.
@@ -42,13 +67,28 @@ impl<'a> HeadWriter<'a> {
     }
 
     fn end_line(&mut self, start: usize) {
-        for byte in &mut self.out[start..] {
-            if matches!(byte, b'\r' | b'\n' | 0) {
-                *byte = b' ';
-            }
+        let ends_line = |byte: &u8| matches!(byte, b'\r' | b'\n' | 0);
+        // All bytes at once rather than one by one, which compiles to vector instructions.
+        if self.out[start..].iter().fold(false, |bad, byte| bad | ends_line(byte)) {
+            self.out[start..].iter_mut().filter(|byte| ends_line(byte)).for_each(|byte| *byte = b' ');
         }
         self.out.extend_from_slice(b"\r\n");
     }
+}
+
+/// Appends a number in decimal; the formatter takes ten times as long.
+pub(super) fn push_number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
 }
 
 #[cfg(test)]
@@ -61,5 +101,23 @@ mod tests {
         HeadWriter::new(&mut out).add("X-Name", "a\r\nEvil: b");
         HeadWriter::new(&mut out).add_display("X-Number", 7);
         assert_eq!(out, b"X-Name: a  Evil: b\r\nX-Number: 7\r\n");
+    }
+
+    #[test]
+    fn addresses_are_written_as_the_formatter_would() {
+        for ip in ["127.0.0.1", "10.255.9.100", "::1", "fe80::7"] {
+            let mut out = Vec::new();
+            HeadWriter::new(&mut out).add_ip("A", ip.parse().unwrap());
+            assert_eq!(out, format!("A: {ip}\r\n").into_bytes());
+        }
+    }
+
+    #[test]
+    fn numbers_are_written_as_the_formatter_would() {
+        for number in [0, 7, 10, 99, 100, 1024, u64::from(u32::MAX), u64::MAX] {
+            let mut out = Vec::new();
+            HeadWriter::new(&mut out).add_number("N", number);
+            assert_eq!(out, format!("N: {number}\r\n").into_bytes());
+        }
     }
 }

@@ -1,0 +1,169 @@
+//! Owns what a field's name means to a proxy, told in one look, and how fields that only pass are copied. Must not know
+//! what heads they stand in.
+
+use httparse::Header;
+
+use super::writer::HeadWriter;
+
+/// Fields with a rule that are set apart; a head with more of them is looked at whole.
+const RULED: usize = 16;
+
+/// What a proxy does with a field, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// It only passes.
+    Passes,
+    /// It concerns one connection only; also `Proxy`, which CGI takes for an environment variable.
+    HopByHop,
+    /// It passes by a rule: written anew, or judged.
+    Ruled,
+    /// `Neap-*`; also with `_`, since many programs see no difference.
+    Neap,
+}
+
+/// Length and first letter tell nearly all names apart before any is compared.
+pub(super) fn kind(name: &str) -> Kind {
+    let name = name.as_bytes();
+    let is = |known: &str, kind| if name.eq_ignore_ascii_case(known.as_bytes()) { kind } else { Kind::Passes };
+    let Some(first) = name.first() else { return Kind::Passes };
+    match (first | 0x20, name.len()) {
+        (b'c', 10) => is("connection", Kind::HopByHop),
+        (b'c', 14) => is("content-length", Kind::Ruled),
+        (b'e', 6) => is("expect", Kind::Ruled),
+        (b'h', 4) => is("host", Kind::Ruled),
+        (b'h', 14) => is("http2-settings", Kind::HopByHop),
+        (b'k', 10) => is("keep-alive", Kind::HopByHop),
+        (b'n', 5..) if name[..4].eq_ignore_ascii_case(b"neap") && matches!(name[4], b'-' | b'_') => Kind::Neap,
+        (b'p', 5..) if name[..5].eq_ignore_ascii_case(b"proxy") => Kind::HopByHop,
+        (b't', 2) => is("te", Kind::HopByHop),
+        (b't', 17) => is("transfer-encoding", Kind::HopByHop),
+        (b'u', 7) => is("upgrade", Kind::HopByHop),
+        _ => Kind::Passes,
+    }
+}
+
+/// The few fields of a head that there are rules for, set apart so that each rule looks at these alone.
+pub(super) struct Ruled<'h, 'a> {
+    few: [Header<'a>; RULED],
+    count: usize,
+    all: &'h [Header<'a>],
+}
+
+impl<'h, 'a> Ruled<'h, 'a> {
+    pub fn of(all: &'h [Header<'a>]) -> Self {
+        let (mut few, mut count) = ([httparse::EMPTY_HEADER; RULED], 0);
+        for header in all {
+            if matches!(kind(header.name), Kind::HopByHop | Kind::Ruled) {
+                if let Some(place) = few.get_mut(count) {
+                    *place = *header;
+                }
+                count += 1;
+            }
+        }
+        Self { few, count, all }
+    }
+
+    pub fn headers(&self) -> &[Header<'a>] {
+        self.few.get(..self.count).unwrap_or(self.all)
+    }
+}
+
+/// Copies the fields of `head` that `keeps` names. Neighbours that stand there just as they would be written are copied
+/// together.
+pub(super) fn copy(head: &[u8], headers: &[Header<'_>], keeps: impl Fn(&Header<'_>) -> bool, out: &mut Vec<u8>) {
+    let begin = head.as_ptr().addr();
+    let mut run = 0..0;
+    for field in headers {
+        if !keeps(field) {
+            continue;
+        }
+        let start = field.name.as_ptr().addr().wrapping_sub(begin);
+        let value = field.value.as_ptr().addr().wrapping_sub(begin);
+        let end = value.wrapping_add(field.value.len());
+        let plain = value == start.wrapping_add(field.name.len() + 2)
+            && head.get(value.wrapping_sub(2)..value) == Some(b": ")
+            && head.get(end..end.wrapping_add(2)) == Some(b"\r\n");
+        if plain && start == run.end {
+            run.end = end + 2;
+            continue;
+        }
+        out.extend_from_slice(&head[run]);
+        run = start..end + 2;
+        if !plain {
+            HeadWriter::new(out).copy(field);
+            run = 0..0;
+        }
+    }
+    out.extend_from_slice(&head[run]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed<T>(head: &[u8], f: impl FnOnce(&[Header<'_>]) -> T) -> T {
+        let mut storage = [httparse::EMPTY_HEADER; 100];
+        let Ok(httparse::Status::Complete((_, headers))) = httparse::parse_headers(head, &mut storage) else {
+            panic!("not a head")
+        };
+        f(headers)
+    }
+
+    #[test]
+    fn a_name_is_known_in_any_case_and_no_other_is() {
+        let hop_by_hop = ["connection", "http2-settings", "keep-alive", "proxy", "proxy-x", "te", "upgrade"];
+        let ruled = ["content-length", "expect", "host"];
+        for (names, expected) in [
+            (&hop_by_hop[..], Kind::HopByHop),
+            (&["transfer-encoding"], Kind::HopByHop),
+            (&ruled, Kind::Ruled),
+            (&["neap-x", "neap_x"], Kind::Neap),
+        ] {
+            for name in names {
+                assert_eq!((kind(name), kind(&name.to_ascii_uppercase())), (expected, expected), "{name}");
+                // The same length and first letter, another name.
+                let other = format!("{}-", &name[..name.len().min(4) - 1]);
+                let other = format!("{other}{}", "z".repeat(name.len().saturating_sub(other.len())));
+                assert_eq!(kind(&other), Kind::Passes, "{other}");
+            }
+        }
+        for name in ["", "a", "neap", "neapx", "content-type", "x-host", "Accept"] {
+            assert_eq!(kind(name), Kind::Passes, "{name}");
+        }
+    }
+
+    #[test]
+    fn fields_are_copied_as_they_would_be_written_one_by_one() {
+        let head = b"A: 1\r\nB:2\r\nC:  3\r\nD: 4 \r\nDrop: 5\r\nE: 6\r\nF: \r\nG:\r\nH: 7\r\nI: 8\r\nDrop: 9\r\n\r\n";
+        parsed(head, |headers| {
+            let (mut out, mut expected) = (b"X".to_vec(), b"X".to_vec());
+            copy(head, headers, |field| field.name != "Drop", &mut out);
+            headers.iter().filter(|field| field.name != "Drop").for_each(|field| {
+                HeadWriter::new(&mut expected).copy(field);
+            });
+            assert_eq!(String::from_utf8(out).unwrap(), String::from_utf8(expected).unwrap());
+        });
+    }
+
+    #[test]
+    fn no_field_is_copied_from_another_head() {
+        let (one, other) = (b"A: 1\r\nB: 2\r\n\r\n".to_vec(), b"C: 3\r\nD: 4\r\n\r\n".to_vec());
+        parsed(&one, |headers| {
+            let mut out = Vec::new();
+            copy(&other, headers, |_| true, &mut out);
+            assert_eq!(out, b"A: 1\r\nB: 2\r\n");
+        });
+    }
+
+    #[test]
+    fn rules_see_every_field_however_many_there_are() {
+        for count in [1, RULED, RULED + 1, 60] {
+            let head = format!("A: 1\r\n{}\r\n", "Host: a\r\n".repeat(count));
+            parsed(head.as_bytes(), |headers| {
+                let ruled = Ruled::of(headers);
+                let hosts = ruled.headers().iter().filter(|header| header.name == "Host").count();
+                assert_eq!((hosts, ruled.headers().len() > count), (count, count > RULED));
+            });
+        }
+    }
+}
