@@ -3,7 +3,8 @@
 
 use std::io::Write;
 
-use super::head::{HEADERS, header, is_hop_by_hop, is_neap_header, tokens};
+use super::forwarded::is_forwarding_header;
+use super::head::{HEADERS, header, is_hop_by_hop, is_neap_header};
 use super::writer::HeadWriter;
 
 /// Bytes of one chunk-size line, with its extensions.
@@ -43,9 +44,9 @@ impl Framing {
 
     /// The framing of a response's body, where its status and the request's method allow one (RFC 9112, 6.3).
     pub(super) fn of_response(headers: &[httparse::Header<'_>]) -> Result<Self, &'static str> {
-        let mut codings = tokens(headers, "transfer-encoding");
+        let mut codings = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("transfer-encoding"));
         if let Some(coding) = codings.next() {
-            let chunked = coding.eq_ignore_ascii_case("chunked") && codings.next().is_none();
+            let chunked = coding.value.eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
             return if chunked { Ok(Self::Chunked) } else { Err("the only Transfer-Encoding known is chunked") };
         }
         let mut lengths = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("content-length"));
@@ -238,11 +239,31 @@ impl Decoder {
     }
 }
 
-/// Fields that decide about framing, routing or access have no business in trailers (RFC 9110, 6.5.1).
+/// Fields that decide about framing, routing, access, or how a message is to be understood have no business in trailers
+/// (RFC 9110, 6.5.1): some programs take them for the head's.
 fn may_trail(name: &str) -> bool {
-    const NAMES: [&str; 8] =
-        ["content-length", "host", "trailer", "authorization", "cookie", "set-cookie", "expect", "content-encoding"];
-    !is_hop_by_hop(name) && !is_neap_header(name) && !NAMES.iter().any(|known| name.eq_ignore_ascii_case(known))
+    const NAMES: [&str; 14] = [
+        "content-length",
+        "host",
+        "trailer",
+        "authorization",
+        "cookie",
+        "set-cookie",
+        "expect",
+        "content-encoding",
+        "content-type",
+        "content-range",
+        "range",
+        "cache-control",
+        "max-forwards",
+        "location",
+    ];
+    let conditional = name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("if-"));
+    !(is_hop_by_hop(name)
+        || is_neap_header(name)
+        || is_forwarding_header(name)
+        || conditional
+        || NAMES.iter().any(|known| name.eq_ignore_ascii_case(known)))
 }
 
 /// Writes one chunk. An empty one would end the body, so none is written.

@@ -16,6 +16,7 @@ use super::download::{self, NoHead, Relayed};
 use super::exchange::{Exchange, Fate, Live, Meta};
 use super::handler::{AttemptFailure, Attempts, Failure, LongLived, Outcome, Target};
 use super::inbound::{Outbound, watch_peer};
+use super::limits::{FIELDS, FIELDS_BETWEEN_NODES};
 use super::response::{self, ResponseHead};
 use super::serve::Worker;
 use super::timer::Timer;
@@ -188,7 +189,8 @@ impl<R: Attempts> Talk<'_, '_, R> {
         let refusable = self.target.authenticated && !(self.awaits && self.progress.go.get());
         let closing = !self.meta.keep_alive || self.worker.is_draining() || !self.progress.done.get();
         let Self { meta, live, input, out, .. } = self;
-        let parsed = response::parse(input.filled(), meta.is_head, |head, length| {
+        let fields = if self.target.authenticated { FIELDS_BETWEEN_NODES } else { FIELDS };
+        let parsed = response::parse(input.filled(), meta.is_head, fields, |head, length| {
             (judge(head, meta, refusable, closing, live, out), length)
         });
         let (verdict, length) = match parsed {
@@ -283,7 +285,7 @@ fn frame(head: &ResponseHead<'_>, meta: &Meta, closing: bool, out: &mut Vec<u8>)
         (Framing::Length(length), _) => writer.add_number("Content-Length", length),
         // What it would have been for GET.
         (Framing::Empty, status) if (meta.is_head && status != 204) || status == 304 => {
-            if let Some(length) = head.header("content-length") {
+            if let Some(length) = head.header("content-length").filter(|_| head.header("transfer-encoding").is_none()) {
                 writer.add("Content-Length", length);
             }
         }

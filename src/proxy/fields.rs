@@ -13,7 +13,8 @@ const RULED: usize = 16;
 pub(super) enum Kind {
     /// It only passes.
     Passes,
-    /// It concerns one connection only; also `Proxy`, which CGI takes for an environment variable.
+    /// It concerns one connection only; also `Proxy`, which CGI takes for an environment variable, and what some programs
+    /// take for framing, since they see no difference between `_` and `-`.
     HopByHop,
     /// It passes by a rule: written anew, or judged.
     Ruled,
@@ -28,6 +29,7 @@ pub(super) fn kind(name: &str) -> Kind {
     let Some(first) = name.first() else { return Kind::Passes };
     match (first | 0x20, name.len()) {
         (b'c', 10) => is("connection", Kind::HopByHop),
+        (b'c', 14) if name[7] == b'_' => is("content_length", Kind::HopByHop),
         (b'c', 14) => is("content-length", Kind::Ruled),
         (b'e', 6) => is("expect", Kind::Ruled),
         (b'h', 4) => is("host", Kind::Ruled),
@@ -36,6 +38,7 @@ pub(super) fn kind(name: &str) -> Kind {
         (b'n', 5..) if name[..4].eq_ignore_ascii_case(b"neap") && matches!(name[4], b'-' | b'_') => Kind::Neap,
         (b'p', 5..) if name[..5].eq_ignore_ascii_case(b"proxy") => Kind::HopByHop,
         (b't', 2) => is("te", Kind::HopByHop),
+        (b't', 17) if name[8] == b'_' => is("transfer_encoding", Kind::HopByHop),
         (b't', 17) => is("transfer-encoding", Kind::HopByHop),
         (b'u', 7) => is("upgrade", Kind::HopByHop),
         _ => Kind::Passes,
@@ -115,7 +118,7 @@ mod tests {
         let ruled = ["content-length", "expect", "host"];
         for (names, expected) in [
             (&hop_by_hop[..], Kind::HopByHop),
-            (&["transfer-encoding"], Kind::HopByHop),
+            (&["transfer-encoding", "transfer_encoding", "content_length"], Kind::HopByHop),
             (&ruled, Kind::Ruled),
             (&["neap-x", "neap_x"], Kind::Neap),
         ] {

@@ -2,16 +2,22 @@
 //! Must not know who asks, or where the request goes.
 
 use std::mem::MaybeUninit;
+use std::net::Ipv6Addr;
 
 use super::answer::Answer;
 use super::body::Framing;
+use super::buffer::BUFFER_BYTES;
 use super::fields::{self, Kind, Ruled, kind};
 use super::limits::Limits;
-use super::path;
+use super::path::{self, Bytes};
 use super::writer::HeadWriter;
 
-/// Header fields of one head; more is 431.
-pub(super) const HEADERS: usize = 100;
+/// Header fields of one head that can be read at all; what is allowed is in the limits.
+pub(super) const HEADERS: usize = 128;
+/// Bytes of `Host`: a name's 253 (RFC 1035), brackets or a root's dot, and a port, generously.
+const HOST_BYTES: usize = 255;
+/// By which nodes know a request: whoever names them in `Connection` does not take them away.
+const NAMES_OF_REQUESTS: [&str; 2] = ["x-request-id", "traceparent"];
 
 /// A request's head that is well-formed and unambiguous.
 #[derive(Debug)]
@@ -78,8 +84,14 @@ impl<'a> RequestHead<'a> {
     }
 
     fn is_end_to_end(&self, name: &str) -> bool {
-        matches!(kind(name), Kind::Passes | Kind::Neap)
-            && !(self.lists_headers && connection_tokens(self.headers).any(|token| token.eq_ignore_ascii_case(name)))
+        matches!(kind(name), Kind::Passes | Kind::Neap) && !(self.lists_headers && self.is_listed(name))
+    }
+}
+
+impl RequestHead<'_> {
+    fn is_listed(&self, name: &str) -> bool {
+        let named = |known: &str| known.eq_ignore_ascii_case(name);
+        connection_tokens(self.headers).any(named) && !NAMES_OF_REQUESTS.into_iter().any(named)
     }
 }
 
@@ -113,10 +125,8 @@ pub(super) fn parse<T>(
     let length = match parsed.parse_with_uninit_headers(bytes, &mut storage) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return too_long(bytes, limits).map_or(Ok(None), Err),
-        Err(httparse::Error::TooManyHeaders) => {
-            return Err(head_too_large(format!("more than {HEADERS} header fields")));
-        }
-        Err(httparse::Error::Version) => return Err(unsupported_version()),
+        Err(httparse::Error::TooManyHeaders) => return Err(too_many_fields(limits)),
+        Err(httparse::Error::Version) => return Err(bad_version(bytes)),
         Err(error) => return Err(malformed(format!("the request's head is malformed: {error}"))),
     };
     if length > limits.head_bytes {
@@ -130,9 +140,16 @@ pub(super) fn parse<T>(
     let target = Target::parse(method, target, limits)?;
     let path = match target.path {
         "*" => "*".into(),
-        path => path::normalise(path).ok_or_else(|| malformed("the path has a broken percent escape"))?,
+        path => path::normalise(path, target.bytes).ok_or_else(|| malformed("the path has a broken percent escape"))?,
     };
+    // What was escaped is longer.
+    if path.len() + target.query.map_or(0, |query| query.len() + 1) > limits.target_bytes {
+        return Err(target_too_long(limits));
+    }
     let headers: &[httparse::Header<'_>] = parsed.headers;
+    if headers.len() > limits.fields {
+        return Err(too_many_fields(limits));
+    }
     let ruled = Ruled::of(headers);
     let ruled = ruled.headers();
     let host = host(ruled, target.authority, http10)?;
@@ -159,6 +176,7 @@ struct Target<'a> {
     authority: Option<&'a str>,
     path: &'a str,
     query: Option<&'a str>,
+    bytes: Bytes,
 }
 
 impl<'a> Target<'a> {
@@ -167,14 +185,14 @@ impl<'a> Target<'a> {
             return Err(target_too_long(limits));
         }
         match method {
-            "CONNECT" => return Err(Answer::new(405, "method_refused", "CONNECT is not served here").closing()),
-            "TRACE" => return Err(Answer::new(405, "method_refused", "TRACE is not served here").closing()),
+            "CONNECT" | "TRACE" => return Err(method_refused(method)),
             _ => {}
         }
+        let bytes = Bytes::of(target);
         if target == "*" && method == "OPTIONS" {
-            return Ok(Self { authority: None, path: target, query: None });
+            return Ok(Self { authority: None, path: target, query: None, bytes });
         }
-        if !target.is_ascii() || target.contains('#') {
+        if bytes == Bytes::Refused {
             return Err(malformed("the target has a character that must be percent-encoded"));
         }
         let (authority, rest) = match target.starts_with('/') {
@@ -182,7 +200,13 @@ impl<'a> Target<'a> {
             false => split_absolute(target).ok_or_else(|| malformed("the target is neither a path nor an http URL"))?,
         };
         let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
-        Ok(Self { authority, path: if path.is_empty() { "/" } else { path }, query })
+        let path = match path {
+            // All that the host has (RFC 9112, 3.2.4).
+            "" if method == "OPTIONS" && query.is_none() => "*",
+            "" => "/",
+            path => path,
+        };
+        Ok(Self { authority, path, query, bytes })
     }
 }
 
@@ -203,9 +227,41 @@ fn host<'a>(headers: &[httparse::Header<'a>], authority: Option<&'a str>, http10
         (None, None) => "",
         (Some(field), None) => std::str::from_utf8(field.value).map_err(|_| malformed("Host is not text"))?,
     };
-    let host = authority.unwrap_or(host);
-    let valid = |b: u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&b);
-    if host.bytes().all(valid) { Ok(host) } else { Err(malformed("Host is not a name and a port")) }
+    // Also where the target's is the one that counts.
+    if is_host(host) && authority.is_none_or(is_host) {
+        Ok(authority.unwrap_or(host))
+    } else {
+        Err(malformed("Host is not a name and a port"))
+    }
+}
+
+/// A name or an address, and a port that may be left out; or nothing (RFC 9110, 7.2). A comma, which a name may have by
+/// the letter, is how two `Host` are made one; an escape is another spelling of the same name.
+fn is_host(host: &str) -> bool {
+    let is_name = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => true,
+        _ => matches!(byte, b'!' | b'$' | b'&'..=b'+' | b';' | b'='),
+    };
+    let port = match host.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((address, port)) if address.parse::<Ipv6Addr>().is_ok() => port,
+            _ => return false,
+        },
+        None => &host[host.bytes().position(|byte| !is_name(byte)).unwrap_or(host.len())..],
+    };
+    let named = port.len() < host.len() || host.is_empty();
+    named && host.len() <= HOST_BYTES && is_port(port)
+}
+
+/// Nothing, or a colon and a number of 16 bits, which may be left out.
+fn is_port(port: &str) -> bool {
+    match port.strip_prefix(':') {
+        None => port.is_empty(),
+        Some(digits) => {
+            let number = digits.len() <= 5 && digits.bytes().all(|byte| byte.is_ascii_digit());
+            digits.is_empty() || (number && digits.parse::<u16>().is_ok())
+        }
+    }
 }
 
 /// What the `Connection` fields say.
@@ -238,10 +294,11 @@ fn asks_websocket(headers: &[httparse::Header<'_>]) -> bool {
 }
 
 fn expects_continue(headers: &[httparse::Header<'_>], http10: bool) -> Result<bool, Answer> {
-    match header(headers, "expect") {
-        None => Ok(false),
-        Some(value) if value.eq_ignore_ascii_case(b"100-continue") => Ok(!http10),
-        Some(_) => Err(Answer::new(417, "expectation_failed", "the only expectation known is 100-continue").closing()),
+    let mut expectations = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("expect"));
+    match (expectations.next(), expectations.next()) {
+        (None, _) => Ok(false),
+        (Some(one), None) if one.value.eq_ignore_ascii_case(b"100-continue") => Ok(!http10),
+        _ => Err(Answer::new(417, "expectation_failed", "the only expectation known is one 100-continue").closing()),
     }
 }
 
@@ -259,7 +316,7 @@ fn too_long(bytes: &[u8], limits: &Limits) -> Option<Answer> {
     if !line_ended && bytes.len() > limits.target_bytes + 64 {
         return Some(target_too_long(limits));
     }
-    (bytes.len() >= limits.head_bytes)
+    (bytes.len() >= limits.head_bytes.min(BUFFER_BYTES))
         .then(|| head_too_large(format!("the head has more than {} bytes", limits.head_bytes)))
 }
 
@@ -284,8 +341,26 @@ fn target_too_long(limits: &Limits) -> Answer {
     Answer::new(414, "target_too_long", format!("the target has more than {} bytes", limits.target_bytes)).closing()
 }
 
-fn unsupported_version() -> Answer {
-    Answer::new(505, "version_not_supported", "HTTP/1.1 and HTTP/1.0 are spoken here").closing()
+fn too_many_fields(limits: &Limits) -> Answer {
+    head_too_large(format!("the head has more than {} fields", limits.fields))
+}
+
+fn method_refused(method: &str) -> Answer {
+    Answer::new(405, "method_refused", format!("{method} is not served here"))
+        .header("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+        .closing()
+}
+
+/// Another version of HTTP, or something else where one should stand.
+fn bad_version(bytes: &[u8]) -> Answer {
+    let mut lines = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).filter(|line| !line.is_empty());
+    let words: Vec<&[u8]> = lines.next().unwrap_or_default().split(|byte| *byte == b' ').collect();
+    match words[..] {
+        [_, _, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', ..], ..] => {
+            Answer::new(505, "version_not_supported", "HTTP/1.1 and HTTP/1.0 are spoken here").closing()
+        }
+        _ => malformed("the request line does not end in HTTP/1.1 or HTTP/1.0"),
+    }
 }
 
 #[cfg(test)]

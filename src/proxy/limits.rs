@@ -4,11 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+/// Fields of one head, of a client's request or a program's answer.
+pub(super) const FIELDS: usize = 100;
+/// Fields of one head from node to node: with those that a node adds.
+pub(super) const FIELDS_BETWEEN_NODES: usize = 120;
+
 /// The bounds of one listener. Per worker where it says so.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Bytes of a request's head, at most `BUFFER_BYTES`; more is 431.
     pub head_bytes: usize,
+    /// Fields of a request's head, at most `HEADERS`; more is 431.
+    pub fields: usize,
     /// Bytes of a request's target; more is 414.
     pub target_bytes: usize,
     /// From a connection's begin to the end of its TLS handshake.
@@ -50,7 +57,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            head_bytes: 32 * 1024,
+            head_bytes: 30 * 1024,
+            fields: FIELDS,
             target_bytes: 8 * 1024,
             handshake_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(10),
@@ -74,9 +82,11 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The bounds of a server's data port: no idle timeout, and `100 Continue` is admission.
+    /// The bounds of a server's data port: no idle timeout, `100 Continue` is admission, and room for what a router adds
+    /// to the largest head that it takes.
     pub fn of_data_port() -> Self {
-        Self { idle_timeout: None, continue_is_admission: true, ..Self::default() }
+        let (head_bytes, fields) = (32 * 1024, FIELDS_BETWEEN_NODES);
+        Self { head_bytes, fields, idle_timeout: None, continue_is_admission: true, ..Self::default() }
     }
 }
 

@@ -63,6 +63,7 @@ impl<'a> ResponseHead<'a> {
 pub(super) fn parse<T>(
     bytes: &[u8],
     answers_head: bool,
+    fields: usize,
     f: impl FnOnce(&ResponseHead<'_>, usize) -> T,
 ) -> Result<Option<T>, &'static str> {
     let mut storage = [const { MaybeUninit::uninit() }; HEADERS];
@@ -79,20 +80,25 @@ pub(super) fn parse<T>(
         return Err("the response's status is not one");
     }
     let headers: &[httparse::Header<'_>] = parsed.headers;
+    if headers.len() > fields {
+        return Err("the response has too many header fields");
+    }
     let ruled = Ruled::of(headers);
     let ruled = ruled.headers();
     let framing = Framing::of_response(ruled)?;
     let body = if answers_head || status < 200 || status == 204 || status == 304 { Framing::Empty } else { framing };
     let connection = Connection::of(ruled);
-    let both = framing == Framing::Chunked && header(ruled, "content-length").is_some();
+    // Of two framings, or of one that its version does not have (RFC 9112, 6.1).
+    let doubtful =
+        framing == Framing::Chunked && (parsed.version == Some(0) || header(ruled, "content-length").is_some());
     let keep_alive = !connection.close && (parsed.version == Some(1) || connection.keep_alive);
     let head = ResponseHead {
         status,
         reason: parsed.reason.unwrap_or_default(),
         headers,
         body,
-        // A response with two framings is read by the stronger, and its connection is not trusted with another.
-        keep_alive: keep_alive && !both && body != Framing::UntilClose,
+        // A response of doubtful framing is read by the stronger, and its connection is not trusted with another.
+        keep_alive: keep_alive && !doubtful && body != Framing::UntilClose,
         lists_headers: connection.lists,
         bytes: &bytes[..length],
     };
@@ -102,9 +108,10 @@ pub(super) fn parse<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::limits::FIELDS;
 
     fn framing(head: &str, answers_head: bool) -> Result<Option<(Framing, bool)>, &'static str> {
-        parse(head.as_bytes(), answers_head, |head, _| (head.body, head.keep_alive))
+        parse(head.as_bytes(), answers_head, FIELDS, |head, _| (head.body, head.keep_alive))
     }
 
     #[test]
@@ -120,6 +127,8 @@ mod tests {
     fn an_answer_of_two_framings_is_read_by_chunks_and_its_connection_not_reused() {
         let head = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n";
         assert_eq!(framing(head, false), Ok(Some((Framing::Chunked, false))));
+        let head = "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert_eq!(framing(head, false), Ok(Some((Framing::Chunked, false))));
         let head = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n";
         assert!(framing(head, false).is_err());
     }
@@ -128,7 +137,7 @@ mod tests {
     fn a_programs_neap_fields_are_not_written_for_the_client() {
         let head = b"HTTP/1.1 503 No\r\nNeap-Refused: r.1\r\nneap_x: 1\r\nKeep-Alive: timeout=5\r\nX: 1\r\n\r\n";
         let mut out = Vec::new();
-        parse(head, false, |head, _| head.write(&mut out)).unwrap().unwrap();
+        parse(head, false, FIELDS, |head, _| head.write(&mut out)).unwrap().unwrap();
         assert_eq!(out, b"HTTP/1.1 503 No\r\nX: 1\r\n");
     }
 }
