@@ -3,6 +3,7 @@
 mod bodies;
 mod clients;
 mod connections;
+mod cuts;
 mod refusals;
 mod stress;
 mod support;

@@ -126,3 +126,94 @@ fn the_end_of_a_head_is_found_though_it_comes_byte_by_byte() {
     assert!(has_end(head, &mut searched));
     assert!(has_end(b"HTTP/1.1 200 OK\n\n", &mut 0));
 }
+
+#[test]
+fn a_host_is_a_name_or_an_address_and_a_port() {
+    for good in ["", "a", "A.b-c_d.example.", "a:80", "a:", "127.0.0.1:1", "[::1]", "[2001:db8::1]:443", "a:65535"] {
+        assert!(is_host(good), "{good}");
+    }
+    let long = "a".repeat(HOST_BYTES + 1);
+    for bad in [
+        ":", ":80", "a:b", "a:80:80", "a:65536", "a:000080", "a:+1", "::1", "[::1", "[::1]x", "[]", "[a]", "[::1]:x",
+        "a,b", "a b", "a%2eb", "u@a", "a/b", "\u{e9}", &long,
+    ] {
+        assert!(!is_host(bad), "{bad}");
+    }
+}
+
+mod routed {
+    use super::*;
+    use crate::domain::manifest;
+    use crate::domain::routing::{Ask, RouteTable};
+    use proptest::prelude::*;
+
+    fn table() -> RouteTable {
+        let text = |name: &str, routes: &str| {
+            format!("name = \"{name}\"\nversion = \"1\"\nroutes = [{routes}]\n[static]\nroot = \"public\"\n")
+        };
+        let all = [text("rest", "\"*/\""), text("a", "\"*/a\", \"*/a/b\""), text("b", "\"*/b/c\"")];
+        let manifests: Vec<_> = all.iter().map(|text| manifest::parse("program.toml", text).unwrap()).collect();
+        RouteTable::build(&manifests)
+    }
+
+    fn target() -> impl Strategy<Value = String> {
+        let parts = vec![
+            "/",
+            "/a",
+            "/b",
+            "/c",
+            "/.",
+            "/..",
+            "/%2e%2e",
+            "/%61",
+            "//",
+            "%2f",
+            "%5c",
+            "\\",
+            "/..;",
+            "/a/b/../..",
+            "x",
+            "%41",
+            "|",
+        ];
+        let parts = prop::collection::vec(prop::sample::select(parts), 0..10);
+        (parts, prop::option::of("[a-z/.?%]{0,8}")).prop_map(|(parts, query)| {
+            let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+            format!("/{}{query}", parts.concat())
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(3000))]
+
+        /// What a request is routed by is what is forwarded, byte for byte, behind the prefix that is taken away; and no
+        /// program can be made to climb above it.
+        #[test]
+        fn by_what_is_forwarded(target in target()) {
+            let table = table();
+            let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            let seen = parse(text.as_bytes(), &Limits::default(), |head, _| {
+                let ask = |path| Ask { host: "a", path, headers: std::iter::empty::<(&str, &[u8])>() };
+                let matched = table.find(ask(head.path)).unwrap();
+                let mut out = Vec::new();
+                head.write(matched.prefix_len(), |_| true, &mut out);
+                let line = String::from_utf8(out).unwrap();
+                let forwarded = line.split(' ').nth(1).unwrap().to_owned();
+                (head.path.to_owned(), head.query.map(str::to_owned), matched.prefix_len(), forwarded)
+            });
+            let Ok(Some((path, query, strip, forwarded))) = seen else { return Ok(()) };
+            let (prefix, rest) = path.split_at(strip);
+            prop_assert!(rest.is_empty() || rest.starts_with('/'), "{} is cut within a segment", path);
+            prop_assert!(["", "/a", "/a/b", "/b/c"].contains(&prefix));
+            let expected = if rest.is_empty() { "/" } else { rest };
+            let (forwarded, forwarded_query) =
+                forwarded.split_once('?').map_or((&forwarded[..], None), |(path, query)| (path, Some(query)));
+            prop_assert_eq!(forwarded, expected);
+            prop_assert_eq!(forwarded_query, query.as_deref());
+            prop_assert_eq!(target.split_once('?').map(|(_, query)| query), query.as_deref(), "queries are as they came");
+            prop_assert!(!forwarded.split('/').any(|segment| matches!(segment, "." | "..")), "{} climbs", forwarded);
+            let again = path::normalise(forwarded, Bytes::of(forwarded));
+            prop_assert_eq!(again.as_deref(), Some(forwarded));
+        }
+    }
+}
