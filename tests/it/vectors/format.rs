@@ -26,7 +26,10 @@ pub struct Vector {
 #[derive(Clone, Debug)]
 pub enum Step {
     /// Bytes for a router, and for a server.
-    Send { router: Vec<u8>, server: Vec<u8> },
+    Send {
+        router: Vec<u8>,
+        server: Vec<u8>,
+    },
     /// The client sends no more.
     End,
     /// It is likely that what was sent is read by itself. Nothing rests on it: all cuts are tried in `src/proxy`.
@@ -37,7 +40,10 @@ pub enum Step {
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// neap's own.
-    Own { status: u16, code: String },
+    Own {
+        status: u16,
+        code: String,
+    },
     /// The upstream's ordinary one.
     Plain,
     Full(Expected),

@@ -1,7 +1,7 @@
 //! Owns the far end: an upstream that does as the vector says, reads every byte strictly and remembers what it saw.
 //! Must not know what is expected.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{ErrorKind, Read as _, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -38,7 +38,7 @@ struct State {
     scripts: VecDeque<Script>,
     seen: Vec<Seen>,
     connections: usize,
-    open: usize,
+    open: BTreeMap<usize, TcpStream>,
 }
 
 /// Shared by its connections' threads.
@@ -54,13 +54,14 @@ impl Upstream {
                 let number = {
                     let mut state = all.state();
                     state.connections += 1;
-                    state.open += 1;
-                    state.connections
+                    let number = state.connections;
+                    state.open.insert(number, stream.try_clone().unwrap());
+                    number
                 };
                 let one = all.clone();
                 std::thread::spawn(move || {
                     one.serve(stream, number);
-                    one.state().open -= 1;
+                    one.state().open.remove(&number);
                     one.0.1.notify_all();
                 });
             }
@@ -87,11 +88,19 @@ impl Upstream {
     /// What was seen since it was told, once no connection is open any more.
     pub fn seen(&self) -> Result<Vec<Seen>, String> {
         let state = self.state();
-        let (state, late) = self.0.1.wait_timeout_while(state, DEADLINE, |state| state.open > 0).unwrap();
+        let (state, late) = self.0.1.wait_timeout_while(state, DEADLINE, |state| !state.open.is_empty()).unwrap();
         if late.timed_out() {
-            return Err(format!("{} upstream connections stay open, after {:?}", state.open, state.seen));
+            let open: Vec<_> = state.open.keys().collect();
+            return Err(format!("the upstream's connections {open:?} stay open, after {:?}", state.seen));
         }
         Ok(state.seen.clone())
+    }
+
+    /// Ends what stays open after a vector that went wrong, so that it spoils no other.
+    pub fn close(&self) {
+        for stream in self.state().open.values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 
     fn saw(&self, connection: usize, what: What) {
