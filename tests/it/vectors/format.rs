@@ -314,7 +314,7 @@ impl<'f> Reader<'f> {
 fn unescape(text: &str, out: &mut Vec<u8>) -> Result<(), String> {
     let mut rest = text;
     while let Some(at) = rest.find('\\') {
-        out.extend_from_slice(rest[..at].as_bytes());
+        out.extend_from_slice(&rest.as_bytes()[..at]);
         let escape = &rest[at + 1..];
         let mut used = 1;
         match escape.bytes().next().ok_or("a lone backslash")? {
