@@ -1,6 +1,8 @@
 //! Owns one node: its store, its identity, its roles; how they start and stop. The only place that knows all roles.
 //! Must not know what a role does.
 
+mod here;
+
 use std::fmt;
 use std::fs;
 use std::io;
@@ -11,7 +13,7 @@ use crate::config::{Config, Loaded};
 use crate::link::client::Client;
 use crate::link::identity::Identity;
 use crate::link::secret::Secret;
-use crate::router::{Router, RouterConfig, RouterLimits, RunningRouter};
+use crate::router::{Here, Router, RouterConfig, RouterLimits, RunningRouter};
 use crate::store::{Store, StoreError};
 use crate::wire::role::Role;
 use crate::{app_server, management, proxy, telemetry};
@@ -96,7 +98,9 @@ impl Running {
             running.app_server = Some(started.map_err(|error| not_started(&error))?);
         }
         if config.has(Role::Router) {
-            let started = Router::start(router_config(config, identity, client, secret)).await;
+            let direct = running.app_server.as_ref().map(|server| server.direct.clone());
+            let here = direct.filter(|_| config.router.direct).map(|direct| Arc::new(direct) as Arc<dyn Here>);
+            let started = Router::start(RouterConfig { here, ..router_config(config, identity, client, secret) }).await;
             running.router = Some(started.map_err(|error| in_use_or(&error, error.kind()))?);
         }
         Ok(running)
@@ -172,6 +176,7 @@ fn router_config(config: &Config, identity: &Identity, client: &Client, secret: 
         heartbeat: config.cluster.heartbeat,
         trusted: Arc::new(move |address| networks.iter().any(|network| network.contains(address))),
         expose_version: router.expose_version,
+        here: None,
         limits: RouterLimits {
             proxy: proxy::Limits {
                 head_bytes: limits.head_size as usize,

@@ -1,8 +1,12 @@
 //! Owns what the request path sees: program → slot → the instance that takes requests, with its gate. Claiming is one
 //! atomic step on the gate's word (protocol P1, P14). Must not know how an instance came to be, or what a request is.
+//!
+//! The gate's word is the one thing that all workers share at each request. What leads to it, a worker keeps for itself.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
@@ -11,6 +15,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::ledger::Row;
+use super::nudge::Nudge;
 use crate::domain::gate::{Gate, NotDrained, Word};
 use crate::domain::names::{Generation, ProgramName, Release};
 
@@ -22,6 +27,7 @@ const POINTER_READS_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub struct Claims {
     slots: ArcSwap<HashMap<ProgramName, Arc<Slot>>>,
+    nudge: Nudge,
 }
 
 /// One program on this server.
@@ -29,6 +35,7 @@ pub struct Claims {
 pub struct Slot {
     pub program: ProgramName,
     admission: ArcSwap<Admission>,
+    nudge: Nudge,
     emptied: Notify,
     /// Its instance answers its probes.
     pub healthy: AtomicBool,
@@ -61,14 +68,34 @@ pub struct Refused {
     pub generation: Generation,
 }
 
+/// One worker's ways to the slots; a slot once there stays.
+#[derive(Debug)]
+pub struct Entries {
+    claims: Arc<Claims>,
+    known: RefCell<foldhash::HashMap<ProgramName, Rc<Entry>>>,
+}
+
+/// One worker's way to a slot, with the pointer as it was last read: whether it is still so, the gate behind it tells,
+/// which is closed once the pointer has moved.
+#[derive(Debug)]
+pub struct Entry {
+    slot: Arc<Slot>,
+    last: RefCell<Rc<Arc<Admission>>>,
+}
+
 /// One admitted request; given back by drop.
 #[derive(Debug)]
 pub struct Claim {
-    slot: Arc<Slot>,
-    admission: Arc<Admission>,
+    entry: Rc<Entry>,
+    admission: Rc<Arc<Admission>>,
 }
 
 impl Claims {
+    /// Whose workers are told through `nudge` when a pointer moves.
+    pub fn telling(nudge: Nudge) -> Self {
+        Self { slots: ArcSwap::default(), nudge }
+    }
+
     pub fn slot(&self, program: &str) -> Option<Arc<Slot>> {
         self.slots.load().get(program).cloned()
     }
@@ -79,7 +106,7 @@ impl Claims {
 
     /// The slot of a program, made closed and empty where there is none.
     pub fn open_slot(&self, program: &ProgramName) -> Arc<Slot> {
-        let made = Arc::new(Slot::new(program.clone()));
+        let made = Arc::new(Slot::new(program.clone(), self.nudge.clone()));
         let mut slot = made.clone();
         self.slots.rcu(|slots| {
             let mut slots = HashMap::clone(slots);
@@ -91,11 +118,12 @@ impl Claims {
 }
 
 impl Slot {
-    pub fn new(program: ProgramName) -> Self {
+    pub fn new(program: ProgramName, nudge: Nudge) -> Self {
         let nobody = Admission::nobody(Generation(0));
         Self {
             program,
             admission: ArcSwap::from_pointee(nobody),
+            nudge,
             emptied: Notify::new(),
             healthy: AtomicBool::new(false),
             restarts: AtomicU64::new(0),
@@ -106,32 +134,82 @@ impl Slot {
         self.admission.load_full()
     }
 
-    /// Admits and counts one request in one step. A gate found closed refuses only if the pointer to it has not moved.
+    #[cfg(test)]
     pub fn claim(self: &Arc<Self>) -> Result<Claim, Refused> {
-        let mut admission = self.admission.load_full();
+        Rc::new(Entry::to(self.clone())).claim()
+    }
+
+    /// Moves the pointer; answers what it pointed to. The caller closes that one's gate afterwards (P14).
+    pub(super) fn point(&self, admission: Arc<Admission>) -> Arc<Admission> {
+        let before = self.admission.swap(admission);
+        self.nudge.give();
+        before
+    }
+
+    /// Waits until a closed gate of this slot has lost its last claim. One that happened since the last wait counts.
+    pub async fn emptied(&self) {
+        self.emptied.notified().await;
+    }
+}
+
+impl Entries {
+    pub fn new(claims: Arc<Claims>) -> Self {
+        Self { claims, known: RefCell::default() }
+    }
+
+    pub fn entry(&self, program: &str) -> Option<Rc<Entry>> {
+        let mut known = self.known.borrow_mut();
+        if let Some(entry) = known.get(program) {
+            return Some(entry.clone());
+        }
+        let slot = self.claims.slot(program)?;
+        let (name, entry) = (slot.program.clone(), Rc::new(Entry::to(slot)));
+        known.insert(name, entry.clone());
+        Some(entry)
+    }
+
+    /// Lets go of what pointers have moved away from, and of what hangs on it.
+    pub fn refresh(&self) {
+        self.known.borrow().values().for_each(|entry| drop(entry.read()));
+    }
+}
+
+impl Entry {
+    pub fn to(slot: Arc<Slot>) -> Self {
+        let last = RefCell::new(Rc::new(slot.admission()));
+        Self { slot, last }
+    }
+
+    pub fn program(&self) -> &ProgramName {
+        &self.slot.program
+    }
+
+    /// The pointer, read anew.
+    pub fn read(&self) -> Rc<Arc<Admission>> {
+        let now = self.slot.admission.load();
+        let mut last = self.last.borrow_mut();
+        if !Arc::ptr_eq(&now, &last) {
+            *last = Rc::new(Arc::clone(&now));
+        }
+        last.clone()
+    }
+
+    /// Admits and counts one request in one step. A gate found closed refuses only if the pointer to it has not moved.
+    pub fn claim(self: &Rc<Self>) -> Result<Claim, Refused> {
+        let mut admission = self.last.borrow().clone();
         let mut refused = Refused { generation: admission.gate.word().generation() };
         for _ in 0..POINTER_READS_MAX {
             match admission.gate.try_claim() {
-                Ok(()) => return Ok(Claim { slot: self.clone(), admission }),
+                Ok(()) => return Ok(Claim { entry: self.clone(), admission }),
                 Err(word) => refused = Refused { generation: word.generation() },
             }
-            let now = self.admission.load_full();
+            let now = self.read();
             if Arc::ptr_eq(&now, &admission) {
                 break;
             }
             admission = now;
         }
         Err(refused)
-    }
-
-    /// Moves the pointer; answers what it pointed to. The caller closes that one's gate afterwards (P14).
-    pub(super) fn point(&self, admission: Arc<Admission>) -> Arc<Admission> {
-        self.admission.swap(admission)
-    }
-
-    /// Waits until a closed gate of this slot has lost its last claim. One that happened since the last wait counts.
-    pub async fn emptied(&self) {
-        self.emptied.notified().await;
     }
 }
 
@@ -161,7 +239,7 @@ impl Claim {
 
     /// Whether the program's requests go elsewhere by now.
     pub fn is_outdated(&self) -> bool {
-        !Arc::ptr_eq(&self.slot.admission.load_full(), &self.admission)
+        !Arc::ptr_eq(&self.entry.slot.admission.load(), &self.admission)
     }
 }
 
@@ -169,7 +247,7 @@ impl Drop for Claim {
     fn drop(&mut self) {
         let left = self.admission.gate.release();
         if !left.is_open() && left.active() == 0 {
-            self.slot.emptied.notify_one();
+            self.entry.slot.emptied.notify_one();
         }
     }
 }
@@ -192,7 +270,7 @@ mod tests {
     const G: Generation = Generation(7);
 
     fn slot() -> Arc<Slot> {
-        let slot = Arc::new(Slot::new(ProgramName::new("shop").unwrap()));
+        let slot = Arc::new(Slot::new(ProgramName::new("shop").unwrap(), Nudge::default()));
         slot.point(Arc::new(Admission::nobody(G)));
         slot
     }
@@ -227,6 +305,44 @@ mod tests {
         assert!(!claim.is_outdated());
         slot.point(opened(G.next()));
         assert!(claim.is_outdated());
+    }
+
+    #[test]
+    fn a_door_that_knows_an_older_pointer_admits_through_the_present_one_and_lets_go_of_the_older() {
+        let slot = slot();
+        let entry = Rc::new(Entry::to(slot.clone()));
+        let first = opened(G);
+        slot.point(first.clone());
+        drop(entry.claim().unwrap());
+        let old = slot.point(opened(G.next()));
+        // Not closed yet: it was still right to admit there.
+        drop(entry.claim().unwrap());
+        old.gate.close(G.next());
+        let claim = entry.claim().unwrap();
+        assert_eq!((claim.word().generation(), slot.admission().active(), first.active()), (G.next(), 1, 0));
+        drop(old);
+        assert_eq!(Arc::strong_count(&first), 1, "the entry holds it still");
+        slot.admission().gate.close(G.next().next());
+        assert_eq!(entry.claim().unwrap_err(), Refused { generation: G.next().next() });
+    }
+
+    #[test]
+    fn idle_doors_are_refreshed_when_nudged() {
+        let (nudge, shop) = (Nudge::default(), ProgramName::new("shop").unwrap());
+        let claims = Arc::new(Claims::telling(nudge.clone()));
+        let entries = Entries::new(claims.clone());
+        assert!(entries.entry("shop").is_none());
+        let slot = claims.open_slot(&shop);
+        assert!(Rc::ptr_eq(&entries.entry("shop").unwrap(), &entries.entry("shop").unwrap()));
+        let mut nudges = nudge.take();
+        let first = opened(G);
+        slot.point(first.clone());
+        drop(entries.entry("shop").unwrap().claim().unwrap());
+        nudges.borrow_and_update();
+        drop(slot.point(opened(G.next())));
+        assert!(nudges.has_changed().unwrap() && Arc::strong_count(&first) == 2);
+        entries.refresh();
+        assert_eq!(Arc::strong_count(&first), 1);
     }
 
     #[test]

@@ -11,18 +11,21 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 pub use rows::{End, Row, RowsUsedUp};
 pub use seats::Seat;
 
+use super::nudge::Nudge;
 use crate::domain::names::{NodeName, ProgramName, RunId, Version};
 use crate::domain::server_list::OldestActive;
-use crate::proxy::Cut;
+use crate::proxy::About;
 use crate::store::StoreError;
 use crate::wire::messages::{ActiveRequest, Counts, LedgerCut, LedgerEntry, LedgerFailure};
 use rows::Rows;
-use seats::{Occupied, Seats};
+use seats::{Occupied, Seats, Taken};
 
 /// Failures that are named, the latest.
 pub const FAILURES_MAX: usize = 100;
@@ -36,14 +39,21 @@ pub struct Ledger {
     rows: Rows,
     seats: Seats,
     failures: Mutex<VecDeque<LedgerFailure>>,
+    nudge: Nudge,
 }
 
 /// A request, as its head tells it.
 #[derive(Clone, Copy, Debug)]
 pub struct Told<'a> {
-    pub id: &'a str,
-    pub method: &'a str,
-    pub path: &'a str,
+    pub id: &'a [u8],
+    pub method: &'a [u8],
+    pub path: &'a [u8],
+}
+
+impl<'a> Told<'a> {
+    pub fn of(about: &'a About) -> Self {
+        Self { id: about.id(), method: about.method(), path: about.path() }
+    }
 }
 
 /// A ledger that is open, and the requests that were in flight when the process before this one died.
@@ -59,7 +69,7 @@ impl Ledger {
         std::fs::create_dir_all(dir).map_err(|source| StoreError::File { path: dir.to_owned(), source })?;
         let rows = Rows::open(&dir.join("counts"), rows, stamp)?;
         let seats = Seats::open(&dir.join("active"), seats, stamp)?;
-        let ledger = Self { server, rows, seats, failures: Mutex::default() };
+        let ledger = Self { server, rows, seats, failures: Mutex::default(), nudge: Nudge::default() };
         let died = ledger.seats.occupied(|_| true).into_iter().filter_map(|seat| ledger.died(&seat)).collect();
         Ok(Opened { ledger, died })
     }
@@ -91,9 +101,14 @@ impl Ledger {
     }
 
     /// A seat for one admitted request; `None` when all are taken.
-    pub fn seat(self: &Arc<Self>, row: &Arc<Row>, told: Told<'_>, cut: &Arc<Cut>) -> Option<Seat> {
-        let index = self.seats.occupy(row.index(), told, cut)?;
-        Some(Seat::new(self.clone(), row.clone(), index))
+    pub fn seat(ledger: &Rc<Arc<Self>>, row: &Row, told: Told<'_>, now: Instant) -> Option<Seat> {
+        let taken = ledger.seats.occupy(row.index(), told, now)?;
+        Some(Seat::new(ledger.clone(), row.index(), taken))
+    }
+
+    /// Given when requests are to be cut.
+    pub fn nudge(&self) -> &Nudge {
+        &self.nudge
     }
 
     pub(super) fn refused(&self, row: &Row) {
@@ -102,13 +117,14 @@ impl Ledger {
 
     /// Names a failure.
     pub fn fail(&self, program: &ProgramName, told: Told<'_>, reason: &str) {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         self.remember([LedgerFailure {
-            request_id: told.id.to_owned(),
+            request_id: text(told.id),
             program: program.clone(),
             server: Some(self.server.clone()),
             at: jiff::Timestamp::now().to_string(),
-            method: told.method.to_owned(),
-            path: told.path.to_owned(),
+            method: text(told.method),
+            path: text(told.path),
             reason: reason.to_owned(),
         }]);
     }
@@ -183,7 +199,9 @@ impl Ledger {
     /// Cuts a program's active requests, or only the long-lived ones; answers how many.
     pub fn cut_requests(&self, program: &ProgramName, long_lived_only: bool) -> usize {
         let seats = self.seats_of(program).into_iter().filter(|seat| seat.long_lived || !long_lived_only);
-        seats.filter(|seat| self.seats.cut(seat)).count()
+        let cut = seats.filter(|seat| self.seats.cut(seat)).count();
+        self.nudge.give();
+        cut
     }
 
     /// Active requests of all programs.
@@ -191,12 +209,16 @@ impl Ledger {
         self.seats.taken()
     }
 
-    fn end(&self, row: &Row, index: usize, end: Option<End>) {
+    fn end(&self, row: usize, index: usize, end: Option<End>) {
         self.seats.ending(index);
         if let Some(end) = end {
-            self.rows.count(row.index(), end);
+            self.rows.count(row, end);
         }
         self.seats.free(index);
+    }
+
+    fn is_cut(&self, seat: Taken) -> bool {
+        self.seats.is_cut(seat)
     }
 
     fn set_long_lived(&self, index: usize) {

@@ -4,17 +4,20 @@
 //! Two paths, which meet in [`claims`] and [`ledger`] alone:
 //!
 //! ```text
-//! requests   data port ─▶ requests ─▶ claims (one atomic step) ─▶ instance       no actor, no lock
+//! requests   data port ─▶ requests ─┬▶ visit ─▶ claims (one atomic step) ─▶ instance       no actor, no lock
+//!            router in this process ─▶ direct ─┘
 //! control    control ─▶ server (actor) ─▶ program (one actor each) ─▶ hands      decode, step, save, perform
 //! ```
 
 pub mod claims;
 mod control;
+mod direct;
 mod hands;
 pub mod ledger;
 mod machine;
 mod managements;
 mod metrics;
+mod nudge;
 mod program;
 mod records;
 mod requests;
@@ -22,6 +25,8 @@ mod server;
 mod settings;
 mod shared;
 mod start;
+mod visit;
 
+pub use direct::{Direct, DirectDesk, DirectVisit};
 pub use settings::{Bounds, Settings};
 pub use start::{Running, StartError, start};

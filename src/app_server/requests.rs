@@ -1,17 +1,21 @@
-//! Owns what the data port does with a request: who may ask, which program, claimed or refused, and how its end is
-//! counted. Must not know how bytes move, or who decides about gates.
+//! Owns what the data port does with a request: who may ask, which program, what a refusal and an answer say over the
+//! wire. Must not know how bytes move, or how a request is admitted and counted (`visit`).
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
-use super::claims::{Claim, Claims, Refused, Slot};
-use super::ledger::{End, Ledger, Row, Seat, Told};
+use tokio::sync::watch;
+
+use super::claims::Refused;
+use super::ledger::End;
+use super::nudge::Nudge;
+use super::visit::{Desk, Visit};
 use crate::domain::names::{Generation, RunId};
 use crate::link::secret::{CLUSTER_KEY, Secret};
 use crate::proxy::{
-    Answer, AttemptFailure, Attempts, Begin, Cut, Failure, Handler, HeadWriter, LongLived, Next, Outcome, Peer,
-    RequestHead, ResponseHead, Tally, Target, header,
+    About, Answer, AttemptFailure, Attempts, Begin, Handler, HeadWriter, LongLived, Next, Outcome, Peer, RequestHead,
+    ResponseHead, Tally, header,
 };
 
 /// By which a router names the program.
@@ -22,15 +26,11 @@ pub const REFUSED_HEADER: &str = "Neap-Refused";
 pub const VERSION_HEADER: &str = "Neap-Version";
 const REQUEST_ID_HEADER: &str = "X-Request-Id";
 const REQUEST_ID_LEN_MAX: usize = 64;
-/// Bytes of a path that are kept to show it.
-const PATH_SHOWN_MAX: usize = 152;
-/// Instances that one request tries, where each was replaced meanwhile.
-const TRIES_MAX: usize = 3;
 
 /// The data port of one worker.
 pub struct DataPort {
-    pub claims: Arc<Claims>,
-    pub ledger: Arc<Ledger>,
+    pub desk: Rc<Desk>,
+    pub nudge: Nudge,
     pub run: RunId,
     pub secret: Option<Secret>,
 }
@@ -65,81 +65,43 @@ impl Handler for Port {
             let detail = format!("the request names no program in {PROGRAM_HEADER}");
             return Begin::Answer(Answer::new(400, "no_program", detail));
         };
-        match self.0.claims.slot(program) {
-            Some(slot) => Begin::Forward(Request::new(self.0.clone(), slot, head)),
-            None => Begin::Answer(self.0.refuse(program, Refused { generation: Generation(0) })),
+        let visit = self.0.desk.visit(program);
+        if visit.program().is_none() {
+            return Begin::Answer(self.0.refuse(program, Refused { generation: Generation(0) }));
         }
+        Begin::Forward(Request::new(self.0.clone(), visit, head))
+    }
+
+    fn nudges(&self) -> Option<watch::Receiver<()>> {
+        Some(self.0.nudge.take())
+    }
+
+    fn nudged(&self) {
+        self.0.desk.nudged();
     }
 }
 
 /// One request: forwarded to the instance that it is claimed on, or refused.
 pub struct Request {
     port: Rc<DataPort>,
-    slot: Arc<Slot>,
-    id: String,
-    method: String,
-    path: String,
+    visit: Visit,
+    about: About,
     body_limit: u64,
-    cut: Arc<Cut>,
-    admitted: Option<Admitted>,
     refused: Option<Refused>,
-    tries: usize,
-}
-
-/// The seat is given up before the claim: a drained gate finds everything counted.
-struct Admitted {
-    seat: Seat,
-    claim: Claim,
 }
 
 impl Request {
-    fn new(port: Rc<DataPort>, slot: Arc<Slot>, head: &RequestHead<'_>) -> Self {
-        let body_limit = slot.admission().target.as_ref().map_or(u64::MAX, |target| target.body_limit);
-        Self {
-            port,
-            slot,
-            id: request_id(head),
-            method: head.method.to_owned(),
-            path: head.path.chars().take(PATH_SHOWN_MAX).collect(),
-            body_limit,
-            cut: Cut::new(),
-            admitted: None,
-            refused: None,
-            tries: 0,
-        }
-    }
-
-    fn told(&self) -> Told<'_> {
-        Told { id: &self.id, method: &self.method, path: &self.path }
-    }
-
-    /// Claims the instance that takes requests, and a seat in the ledger.
-    fn admit(&mut self) -> Result<Target, Refused> {
-        self.tries += 1;
-        let claim = self.slot.claim()?;
-        let nowhere = Refused { generation: claim.word().generation() };
-        let (target, row) = match claim.target() {
-            Some(to) => {
-                let (addr, key, request_timeout) = (to.addr, to.key, to.request_timeout);
-                // A program is no server of the cluster: its Neap-Refused is not believed.
-                (Target { addr, key, authenticated: false, request_timeout }, to.row.clone())
-            }
-            None => return Err(nowhere),
+    fn new(port: Rc<DataPort>, visit: Visit, head: &RequestHead<'_>) -> Self {
+        let about = match head.header(REQUEST_ID_HEADER) {
+            Some(id) if (1..=REQUEST_ID_LEN_MAX).contains(&id.len()) => About::new(id.as_bytes(), head),
+            _ => About::new(ulid::Ulid::new().to_string().as_bytes(), head),
         };
-        let seat = self.port.ledger.seat(&row, self.told(), &self.cut).ok_or(nowhere)?;
-        self.admitted = Some(Admitted { seat, claim });
-        Ok(target)
+        Self { port, body_limit: visit.body_limit(), visit, about, refused: None }
     }
 
     fn stop(&self, refused: Refused) -> Next {
-        if let Some(row) = self.row() {
-            self.port.ledger.refused(&row);
-        }
-        Next::Stop(self.port.refuse(self.slot.program.as_str(), refused))
-    }
-
-    fn row(&self) -> Option<Arc<Row>> {
-        Some(self.slot.admission().target.as_ref()?.row.clone())
+        let program = self.visit.program().map_or("the program", |program| program.as_str());
+        Next::Stop(self.port.refuse(program, refused))
     }
 }
 
@@ -153,70 +115,41 @@ impl Attempts for Request {
         if let Some(refused) = self.refused {
             return self.stop(refused);
         }
-        match self.admit() {
+        match self.visit.admit(&self.about, Instant::now()) {
             Ok(target) => Next::Try(target),
             Err(refused) => self.stop(refused),
         }
     }
 
     fn failed(&mut self, why: AttemptFailure<'_>) {
-        // An instance that took no connection: the request never was one of this server's (protocol P1).
-        if let AttemptFailure::Connect(error) = why
-            && let Some(Admitted { seat, claim }) = self.admitted.take()
-        {
-            tracing::debug!(program = %self.slot.program, %error, "the instance took no connection");
-            seat.withdraw();
-            if !claim.is_outdated() || self.tries >= TRIES_MAX {
-                self.refused = Some(Refused { generation: claim.word().generation() });
-            }
+        if let AttemptFailure::Connect(error) = why {
+            tracing::debug!(program = ?self.visit.program(), %error, "the instance took no connection");
+            self.refused = self.visit.not_connected();
         }
     }
 
     fn response(&mut self, _: &ResponseHead<'_>, out: &mut HeadWriter<'_>) {
-        let target = self.admitted.as_ref().and_then(|admitted| admitted.claim.target());
-        if let Some(target) = target {
-            out.add(VERSION_HEADER, target.release.version.as_str());
+        if let Some(version) = self.visit.version() {
+            out.add(VERSION_HEADER, version.as_str());
         }
     }
 
     fn long_lived(&mut self, _: LongLived) {
-        if let Some(admitted) = &self.admitted {
-            admitted.seat.set_long_lived();
-        }
+        self.visit.set_long_lived();
     }
 
-    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.cut.poll(cx)
+    fn poll_cut(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        if self.visit.is_cut() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     fn ended(&mut self, outcome: Outcome, _: Tally) {
-        let Some(Admitted { seat, claim }) = self.admitted.take() else { return };
-        seat.end(match outcome {
+        match outcome {
             Outcome::Completed { status } | Outcome::Answered { status } => {
-                End::Completed { server_error: status >= 500 }
+                self.visit.end(End::Completed { server_error: status >= 500 });
             }
-            Outcome::ClientLeft => End::ClientLeft,
-            Outcome::Cut => End::Cut,
-            Outcome::Failed(failure) => {
-                self.port.ledger.fail(&self.slot.program, self.told(), reason(failure));
-                End::Failed
-            }
-        });
-        drop(claim);
+            Outcome::ClientLeft => self.visit.end(End::ClientLeft),
+            Outcome::Cut => self.visit.end(End::Cut),
+            Outcome::Failed(failure) => self.visit.fail(failure, &self.about),
+        }
     }
-}
-
-fn reason(failure: Failure) -> &'static str {
-    match failure {
-        Failure::NoResponse => "the program gave no answer",
-        Failure::Timeout => "the program did not answer within request_timeout",
-        Failure::Truncated => "the program's answer broke off",
-        Failure::Panic => "neap made a mistake",
-    }
-}
-
-/// The router's id of the request, or a new one.
-fn request_id(head: &RequestHead<'_>) -> String {
-    let given = head.header(REQUEST_ID_HEADER).filter(|id| (1..=REQUEST_ID_LEN_MAX).contains(&id.len()));
-    given.map_or_else(|| ulid::Ulid::new().to_string(), str::to_owned)
 }

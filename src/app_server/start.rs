@@ -14,7 +14,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::claims::Claims;
-use super::control::{self, Desk};
+use super::control::{self, Desk as ControlDesk};
+use super::direct::Direct;
 use super::ledger::{self, Ledger};
 use super::machine::Machine;
 use super::managements::Herald;
@@ -23,6 +24,7 @@ use super::requests::{DataPort, Port};
 use super::server::{Preparer, Server, Stop};
 use super::settings::Settings;
 use super::shared::{Clock, Shared};
+use super::visit::Desk;
 use crate::domain::names::RunId;
 use crate::link::client::Client;
 use crate::link::identity::Identity;
@@ -51,6 +53,8 @@ pub enum StartError {
 
 /// The role, up.
 pub struct Running {
+    /// The way of a router in this process.
+    pub direct: Direct,
     /// Where it takes requests; the port that it got, where 0 was asked for.
     pub data: SocketAddr,
     pub control: SocketAddr,
@@ -83,12 +87,16 @@ pub async fn start(
     // Before any program begins: what no record knows could listen on its port, or answer for it.
     machine.clear_strays(kept.instances.iter().map(|record| record.name.clone()).collect()).await;
 
-    let claims = Arc::new(Claims::default());
+    let claims = Arc::new(Claims::telling(ledger.nudge().clone()));
     let server = start_actors(&identity, &store, &secret, &settings, &claims, &ledger, &machine, kept)?;
     let (server, mut tasks) = server;
     tasks.push(tokio::task::spawn_local(machine.keep_house()));
-    let desk =
-        Desk { server: server.clone(), claims: claims.clone(), ledger: ledger.clone(), name: identity.name.clone() };
+    let desk = ControlDesk {
+        server: server.clone(),
+        claims: claims.clone(),
+        ledger: ledger.clone(),
+        name: identity.name.clone(),
+    };
     let (one, at) = (control.into_iter().next(), settings.control);
     let one = one.ok_or_else(|| listen("[app_server] control")(io::ErrorKind::AddrNotAvailable.into()))?;
     let handle = control::serve(one, at, secret.clone(), settings.bounds.message_size, desk);
@@ -96,11 +104,13 @@ pub async fn start(
 
     let shutdown = Shutdown::new();
     let (tell, ended) = mpsc::channel(settings.workers.max(1));
+    let direct = Direct::new(identity.clone(), settings.data, claims.clone(), ledger.clone());
     let port = Worker { claims, ledger, run: identity.run.clone(), secret, limits: settings.proxy.clone() };
     let workers: Vec<Arbiter> =
         data.into_iter().map(|listener| port.begin(listener, shutdown.clone(), tell.clone())).collect();
     tracing::info!(data = %settings.data, control = %settings.control, run = %identity.run, "app-server is up");
     Ok(Running {
+        direct,
         data: settings.data,
         control: settings.control,
         server,
@@ -224,7 +234,9 @@ impl Worker {
         let (run, secret, limits) = (self.run.clone(), self.secret.clone(), self.limits.clone());
         let arbiter = Arbiter::new();
         let serving = move || {
-            let port = Rc::new(Port(Rc::new(DataPort { claims, ledger, run, secret })));
+            let nudge = ledger.nudge().clone();
+            let desk = Rc::new(Desk::new(claims, ledger));
+            let port = Rc::new(Port(Rc::new(DataPort { desk, nudge, run, secret })));
             actix_rt::spawn(async move {
                 if let Err(error) = proxy::serve(vec![Door::plain(listener)], port, limits, shutdown).await {
                     tracing::error!(%error, "a worker of the data port ended");

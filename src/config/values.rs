@@ -55,6 +55,8 @@ pub struct Router {
     #[serde(deserialize_with = "networks")]
     pub trusted_proxies: Vec<Network>,
     pub expose_version: bool,
+    /// Requests for a server in the same process take no second hop.
+    pub direct: bool,
     pub limits: RouterLimits,
 }
 

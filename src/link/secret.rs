@@ -75,9 +75,18 @@ impl Secret {
         Ok(Self(Arc::from(text)))
     }
 
-    /// Is it what was given? Takes as long wherever the first difference is.
+    /// Is it what was given? Takes as long wherever the first difference is. Eight bytes at a time, for every request to a
+    /// server is asked.
     pub fn verify(&self, given: &[u8]) -> bool {
-        self.0.as_bytes().ct_eq(given).into()
+        let (ours, theirs) = (self.0.as_bytes().as_chunks::<8>(), given.as_chunks::<8>());
+        if self.0.len() != given.len() {
+            return false;
+        }
+        let words = ours.0.iter().zip(theirs.0);
+        let same = words.fold(ours.1.ct_eq(theirs.1), |same, (ours, theirs)| {
+            same & u64::from_ne_bytes(*ours).ct_eq(&u64::from_ne_bytes(*theirs))
+        });
+        same.into()
     }
 
     /// Does a request carry it, as `Neap-Cluster-Key` or as `Authorization: Bearer`?
@@ -85,6 +94,11 @@ impl Secret {
         let key = headers.get(CLUSTER_KEY).map(|value| value.as_bytes());
         let bearer = headers.get("authorization").and_then(|value| bearer(value.as_bytes()));
         [key, bearer].into_iter().flatten().any(|given| self.verify(given))
+    }
+
+    /// What a request to a node carries, for its head only.
+    pub fn key(&self) -> &[u8] {
+        self.0.as_bytes()
     }
 
     /// The value of `Neap-Cluster-Key`, marked so that HTTP libraries do not print it.

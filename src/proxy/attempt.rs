@@ -26,6 +26,8 @@ pub(super) enum Attempted {
     Early(End),
     /// The upstream's doing, before any response byte.
     Failed(Failure, Answer),
+    /// Cut before any response byte, and the client is told.
+    Cut(Answer),
 }
 
 /// What came of one connection.
@@ -41,6 +43,7 @@ pub(super) enum Driven {
 
 /// Tries `target`, on an idle connection where one may be used, and where that one died, once more on a fresh one (P2c).
 pub(super) async fn run<R: Attempts>(x: &mut Exchange<'_, '_, R>, target: &Target) -> Attempted {
+    x.body.limit = x.body.limit.min(target.body_limit);
     let repeatable = x.meta.idempotent && x.body.is_repeatable();
     let limits = &x.worker.limits;
     let max_idle = if repeatable { limits.pool_idle } else { limits.reuse_idle };

@@ -14,7 +14,7 @@ use super::body::{Decoder, Framing};
 use super::buffer::{Input, Output};
 use super::download::{self, NoHead, Relayed};
 use super::exchange::{Exchange, Fate, Live, Meta};
-use super::handler::{AttemptFailure, Attempts, Failure, LongLived, Outcome, Target};
+use super::handler::{AttemptFailure, Attempts, Failure, LongLived, Outcome, Target, WhenCut};
 use super::inbound::{Outbound, watch_peer};
 use super::limits::{FIELDS, FIELDS_BETWEEN_NODES};
 use super::response::{self, ResponseHead};
@@ -42,11 +42,13 @@ pub(super) async fn run<R: Attempts>(
     progress.started.set(head_sent);
     let head: &[u8] = if head_sent { &[] } else { head };
     let (inbound, outbound) = (&mut client.inbound, &mut client.outbound);
+    let repeatable = meta.idempotent && body.is_repeatable();
     let upload = upload::run(&mut writer, inbound, head, body, &progress, !meta.keep_alive, &worker.limits);
     let mut upload = pin!(upload);
     let timer = &mut client.upstream_timer;
     let (input, out) = (Input::default(), Output::lease());
-    let mut talk = Talk { meta, target, awaits, worker, outbound, live, continued, progress: &progress, input, out };
+    let mut talk =
+        Talk { meta, target, awaits, repeatable, worker, outbound, live, continued, progress: &progress, input, out };
     match talk.hear(&mut reader, upload.as_mut(), timer).await {
         Heard::Over(driven, reusable) => (driven, reusable),
         Heard::Final(relay) => talk.relay(&mut reader, upload.as_mut(), &relay).await,
@@ -58,6 +60,7 @@ struct Talk<'t, 'c, R: Attempts> {
     meta: &'t Meta,
     target: &'t Target,
     awaits: bool,
+    repeatable: bool,
     worker: &'t Worker,
     outbound: &'t mut Outbound<'c>,
     live: &'t mut Live<R>,
@@ -130,7 +133,7 @@ impl<R: Attempts> Talk<'_, '_, R> {
                 Raced::Done(Ok(())) => {}
                 Raced::Done(Err(why)) => return Heard::Over(self.no_head(why, heard > 0), false),
                 Raced::Upload(end) => return over(Attempted::Early(end)),
-                Raced::Cut => return over(Attempted::Ended(Outcome::Cut, Fate::Abort)),
+                Raced::Cut => return over(self.cut()),
             }
             match self.judge() {
                 Verdict::Final(relay) => return Heard::Final(relay),
@@ -206,6 +209,14 @@ impl<R: Attempts> Talk<'_, '_, R> {
             }
         }
         verdict
+    }
+
+    fn cut(&mut self) -> Attempted {
+        match self.live.role().when_cut(self.repeatable) {
+            WhenCut::BreakOff => Attempted::Ended(Outcome::Cut, Fate::Abort),
+            WhenCut::Answer(answer) => Attempted::Cut(answer),
+            WhenCut::Again => Attempted::Again,
+        }
     }
 
     fn no_head(&mut self, why: NoHead, heard: bool) -> Driven {

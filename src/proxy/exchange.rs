@@ -165,6 +165,10 @@ impl<R: Attempts> Exchange<'_, '_, R> {
                     let (_, fate) = self.answered(&answer).await;
                     return (Outcome::Failed(failure), fate);
                 }
+                Attempted::Cut(answer) => {
+                    let (_, fate) = self.answered(&answer).await;
+                    return (Outcome::Cut, fate);
+                }
             }
         }
     }

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::answer::Answer;
 use super::head::{RequestHead, is_neap_header};
 use super::response::ResponseHead;
@@ -17,6 +19,15 @@ pub trait Handler: 'static {
 
     /// Decides from the head alone. A request answered here was never forwarded, and has no [`Attempts`].
     fn begin(&self, head: &RequestHead<'_>, peer: Peer) -> Begin<Self::Request>;
+
+    /// Changes when some requests are to be cut: then all of the worker's are polled, and so [`Attempts::poll_cut`] need
+    /// not keep a waker. Asked once.
+    fn nudges(&self) -> Option<watch::Receiver<()>> {
+        None
+    }
+
+    /// After each such change, before the requests are polled.
+    fn nudged(&self) {}
 }
 
 /// Who is at the other end of a client's connection.
@@ -88,10 +99,17 @@ pub trait Attempts: 'static {
         let _ = kind;
     }
 
-    /// Ready when the request is to be cut; polled while it is in flight (see [`super::Cut`]).
+    /// Ready when the request is to be cut; polled while it is in flight, and after each nudge of [`Handler::nudges`]. What
+    /// else makes it ready has to wake the task, as [`super::Cut`] does.
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let _ = cx;
         Poll::Pending
+    }
+
+    /// It was cut before its answer began: what becomes of it. `repeatable`: it may be sent once more (P2c).
+    fn when_cut(&mut self, repeatable: bool) -> WhenCut {
+        let _ = repeatable;
+        WhenCut::BreakOff
     }
 
     /// The request has ended: called exactly once, whatever happened.
@@ -101,6 +119,16 @@ pub trait Attempts: 'static {
 pub enum Next {
     Try(Target),
     Stop(Answer),
+}
+
+/// What becomes of a request that is cut before its answer began.
+pub enum WhenCut {
+    /// The client's connection is broken off.
+    BreakOff,
+    /// The client is told.
+    Answer(Answer),
+    /// [`Attempts::next`] is asked again; only of one that may be repeated.
+    Again,
 }
 
 /// Where an attempt goes.
@@ -114,6 +142,8 @@ pub struct Target {
     pub authenticated: bool,
     /// To the first response byte, from the last byte sent; then 504.
     pub request_timeout: Duration,
+    /// Bytes of body that the target takes, where that is less than [`Attempts::body_limit`].
+    pub body_limit: u64,
 }
 
 #[derive(Debug)]

@@ -11,6 +11,7 @@
 //!                                                                                                 └─ tunnel   both, after 101
 //! ```
 
+mod about;
 mod answer;
 mod attempt;
 mod body;
@@ -41,13 +42,17 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use about::{About, cut};
 pub use answer::Answer;
 pub use body::Framing;
 pub use cut::Cut;
-pub use handler::{AttemptFailure, Attempts, Begin, Failure, Handler, LongLived, Next, Outcome, Peer, Tally, Target};
+pub use handler::{
+    AttemptFailure, Attempts, Begin, Failure, Handler, LongLived, Next, Outcome, Peer, Tally, Target, WhenCut,
+};
 pub use head::{RequestHead, header, is_neap_header};
 pub use limits::{Limits, ReplayBudget};
 pub use listen::listen;
 pub use response::ResponseHead;
 pub use serve::{Door, Shutdown, serve};
+pub use upload::too_large;
 pub use writer::HeadWriter;

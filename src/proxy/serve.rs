@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::buffer::BUFFER_BYTES;
 use super::conn;
@@ -95,6 +95,10 @@ impl Worker {
 
     fn drain(&self) {
         self.draining.set(true);
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
         self.seats.borrow().iter().flatten().for_each(Waker::wake_by_ref);
     }
 }
@@ -138,9 +142,15 @@ pub async fn serve<H: Handler>(doors: Vec<Door>, handler: Rc<H>, limits: Limits,
     let room = Arc::new(Semaphore::new(most as usize));
     let worker = Rc::new(Worker::new(limits));
     let mut sweep = tokio::time::interval(SWEEP_EVERY);
+    let mut nudges = handler.nudges();
+    let nudged = || {
+        handler.nudged();
+        worker.wake_all();
+    };
     loop {
         tokio::select! {
             () = shutdown.wait() => break,
+            () = nudge(&mut nudges) => nudged(),
             _ = sweep.tick() => worker.pool.sweep(),
             accepted = doors.accept(&room) => match accepted {
                 Ok((stream, peer, permit)) => {
@@ -159,9 +169,23 @@ pub async fn serve<H: Handler>(doors: Vec<Door>, handler: Rc<H>, limits: Limits,
     }
     drop(doors);
     worker.drain();
-    // All permits back: all connections ended. The semaphore is never closed.
-    let _ = room.acquire_many(most).await;
-    Ok(())
+    loop {
+        tokio::select! {
+            // All permits back: all connections ended. The semaphore is never closed.
+            _ = room.acquire_many(most) => return Ok(()),
+            () = nudge(&mut nudges) => nudged(),
+        }
+    }
+}
+
+/// Waits for the next nudge; for ever where nobody gives any.
+async fn nudge(nudges: &mut Option<watch::Receiver<()>>) {
+    if let Some(nudges) = nudges
+        && nudges.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 struct OpenDoor {

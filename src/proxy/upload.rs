@@ -209,7 +209,7 @@ async fn read_more(inbound: &mut Inbound<'_>, limits: &Limits) -> Result<(), End
 }
 
 /// 413, with the bound.
-pub(super) fn too_large(limit: u64) -> Answer {
+pub fn too_large(limit: u64) -> Answer {
     Answer::new(413, "body_too_large", format!("the program takes bodies of at most {limit} bytes"))
         .hint("raise body_limit in the program's manifest")
         .closing()

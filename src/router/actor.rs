@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use tokio::net::TcpStream;
@@ -19,6 +19,10 @@ use crate::wire::messages::{Held, RouterList};
 
 /// Between the first probes of a server set aside; doubled up to `probe_interval`.
 const FIRST_PROBE: Duration = Duration::from_millis(50);
+
+/// A list is written at most so often that writing takes this part of the time: a large one that changes all the time
+/// would keep the machine busy with its file.
+const WRITING_PART: u32 = 20;
 
 /// Bounds of the actor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +41,11 @@ pub struct Take {
     pub answer: oneshot::Sender<Held>,
 }
 
+/// Write what is not written yet: the router is about to end.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Keep;
+
 /// Probe this server until it answers, then take it back.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -49,6 +58,17 @@ pub struct ListActor {
     settings: Settings,
     hello: Option<Hello>,
     saying: bool,
+    /// Snapshots that were replaced and that a worker may have still.
+    replaced: Vec<Arc<Snapshot>>,
+    writing: Writing,
+}
+
+/// What of the list is on disk.
+enum Writing {
+    /// All of it; and from when on the next may be written.
+    Written { next: Instant },
+    /// Not the newest: it is written once it is time.
+    Due,
 }
 
 impl ListActor {
@@ -57,44 +77,71 @@ impl ListActor {
         match file.read() {
             Ok(Some(held)) => {
                 info!(stamp = ?held.stamp, "goes on with the Server List of the last run");
-                shared.publish(Snapshot::build(held, &Snapshot::default()));
+                shared.publish(Snapshot::build(held, &Snapshot::default(), &shared.setting));
             }
             Ok(None) => {}
             Err(error) => warn!(path = %file.path().display(), %error, "the Server List kept on disk cannot be read"),
         }
+        let writing = Writing::Written { next: Instant::now() };
         let addr = Self::create(|ctx| {
             ctx.set_mailbox_capacity(settings.mailbox);
-            Self { shared: Arc::clone(&shared), file, settings, hello, saying: false }
+            Self { shared: Arc::clone(&shared), file, settings, hello, saying: false, replaced: Vec::new(), writing }
         });
         shared.probes_through(addr.clone().recipient());
         addr
     }
 
-    fn take(&mut self, came: RouterList) -> Held {
-        let before = self.shared.snapshot();
-        let held = before.list.as_deref();
+    fn take(&mut self, came: RouterList, ctx: &mut Context<Self>) -> Held {
+        let before = Arc::clone(&*self.shared.snapshot());
+        let held = before.list.as_ref();
         let stamp = came.stamp.clone();
         match list::take(held, came) {
             Taken::New(list) => {
                 let worth_a_write = held.is_none_or(|held| list::differ(held, &list));
-                let snapshot = Snapshot::build(*list, &before);
-                let new = snapshot.list.clone();
-                self.shared.publish(snapshot);
-                if let Some(new) = new.filter(|_| worth_a_write) {
-                    self.write(&new);
+                let snapshot = Snapshot::build(list, &before, &self.shared.setting);
+                self.replaced.push(self.shared.publish(snapshot));
+                if worth_a_write {
+                    self.write_in_time(ctx);
                 }
             }
             Taken::Ignored => debug!(?stamp, "a Server List that is not newer"),
             Taken::OtherBase => debug!(?stamp, "a change of a Server List that is not held"),
         }
-        Held { held: list::stamp(self.shared.snapshot().list.as_deref()) }
+        drop(before);
+        self.drop_replaced();
+        Held { held: list::stamp(self.shared.snapshot().list.as_ref()) }
     }
 
-    fn write(&self, list: &RouterList) {
+    /// Takes apart the snapshots that nobody else has any more. A worker has one at a time, so only so many are left.
+    fn drop_replaced(&mut self) {
+        self.replaced.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+    }
+
+    fn write_in_time(&mut self, ctx: &mut Context<Self>) {
+        let Writing::Written { next } = self.writing else { return };
+        let pause = next.saturating_duration_since(Instant::now());
+        if pause.is_zero() {
+            return self.write();
+        }
+        self.writing = Writing::Due;
+        ctx.run_later(pause, |actor, _| actor.write_what_is_due());
+    }
+
+    fn write_what_is_due(&mut self) {
+        if matches!(self.writing, Writing::Due) {
+            self.write();
+        }
+    }
+
+    fn write(&mut self) {
+        let began = Instant::now();
         // Routing goes on from memory; only a restart would go on from the older one.
-        if let Err(error) = self.file.write(list) {
+        if let Some(list) = &self.shared.snapshot().list
+            && let Err(error) = self.file.write(list)
+        {
             warn!(path = %self.file.path().display(), %error, "the Server List cannot be kept on disk");
         }
+        self.writing = Writing::Written { next: Instant::now() + began.elapsed() * (WRITING_PART - 1) };
     }
 
     /// Tells management, unless the last time has not ended yet.
@@ -150,9 +197,17 @@ impl Actor for ListActor {
 impl Handler<Take> for ListActor {
     type Result = ();
 
-    fn handle(&mut self, Take { list, answer }: Take, _: &mut Context<Self>) {
+    fn handle(&mut self, Take { list, answer }: Take, ctx: &mut Context<Self>) {
         // Whoever sent it may have gone meanwhile; it is taken all the same.
-        let _ = answer.send(self.take(*list));
+        let _ = answer.send(self.take(*list, ctx));
+    }
+}
+
+impl Handler<Keep> for ListActor {
+    type Result = ();
+
+    fn handle(&mut self, Keep: Keep, _: &mut Context<Self>) {
+        self.write_what_is_due();
     }
 }
 

@@ -1,12 +1,9 @@
-use std::net::IpAddr;
 use std::path::Path;
-use std::time::Instant;
 
 use actix::dev::SendError;
 use tokio::net::TcpListener;
 
-use super::super::samples::{list, program, stamped};
-use super::super::shared::Rules;
+use super::super::samples::{self, list, program, stamped};
 use super::*;
 use crate::link::client::Client;
 use crate::link::identity::Identity;
@@ -19,15 +16,7 @@ fn identity() -> Identity {
 }
 
 fn shared() -> Arc<Shared> {
-    let rules = Rules {
-        identity: identity(),
-        secret: None,
-        trusted: Arc::new(|_: IpAddr| false),
-        expose_version: false,
-        held_requests: 1,
-        unreachable_wait: Duration::from_secs(1),
-    };
-    Shared::new(rules, 1)
+    samples::shared(1)
 }
 
 fn settings() -> Settings {
@@ -83,7 +72,7 @@ async fn lists_in_any_order_leave_the_newest() {
     let mut change = list(2, 9, &[]);
     change.since = Some(stamped(2, 8));
     assert_eq!(take(&actor, change).await, held(2, 2), "a change of another list");
-    assert_eq!(shared.snapshot().programs[0].manifest.name.as_str(), "new");
+    assert_eq!(shared.snapshot().programs[0].name().as_str(), "new");
 }
 
 #[actix::test]
@@ -139,6 +128,41 @@ async fn a_router_restarts_from_what_it_held() {
     let actor = begin(&third, dir.path());
     assert!(!third.is_ready());
     assert_eq!(take(&actor, list(1, 1, &[])).await, held(1, 1));
+}
+
+#[actix::test]
+async fn lists_that_follow_each_other_closely_are_on_disk_in_the_end() {
+    let (shared, dir) = (shared(), tempfile::tempdir().unwrap());
+    let actor = begin(&shared, dir.path());
+    let file = ListFile::in_dir(dir.path());
+    let on_disk = || file.read().unwrap().map(|list| list.stamp);
+    take(&actor, list(1, 1, &[])).await;
+    assert_eq!(on_disk(), Some(stamped(1, 1)), "the first is written at once");
+    for revision in 2..=50 {
+        assert_eq!(take(&actor, list(1, revision, &[])).await, held(1, revision));
+    }
+    until("the last is written in time", || on_disk() == Some(stamped(1, 50))).await;
+    for revision in 51..=60 {
+        take(&actor, list(1, revision, &[])).await;
+    }
+    actor.send(Keep).await.unwrap();
+    assert_eq!(on_disk(), Some(stamped(1, 60)), "or when it is asked for");
+}
+
+#[actix::test]
+async fn replaced_snapshots_are_taken_apart_by_the_actor_once_no_worker_has_them() {
+    let (shared, dir) = (shared(), tempfile::tempdir().unwrap());
+    let actor = begin(&shared, dir.path());
+    take(&actor, list(1, 1, &[])).await;
+    let worker = Arc::clone(&*shared.snapshot());
+    take(&actor, list(1, 2, &[])).await;
+    assert_eq!(Arc::strong_count(&worker), 2, "the actor keeps what a worker has");
+    take(&actor, list(1, 3, &[])).await;
+    assert_eq!(Arc::strong_count(&worker), 2);
+    let weak = Arc::downgrade(&worker);
+    drop(worker);
+    take(&actor, list(1, 4, &[])).await;
+    assert!(weak.upgrade().is_none());
 }
 
 #[actix::test]

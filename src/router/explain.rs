@@ -16,14 +16,14 @@ pub fn explain(snapshot: &Snapshot, url: &str, now: Instant) -> Result<RouteExpl
         return Ok(RouteExplained { rule: None, program: None, chosen: None, candidates: Vec::new() });
     };
     let program = &snapshot.programs[matched.program];
-    let bounds = Bounds::holding(program.manifest.upgrade.hold);
+    let bounds = Bounds::holding(program.manifest().upgrade.hold);
     let chosen = match Dispatch::new(bounds, 0).next(0, program.candidates(now)) {
         Next::Try(place) => Some(program.placements[place].server.name.clone()),
         Next::Wait { .. } | Next::GiveUp(_) => None,
     };
     Ok(RouteExplained {
         rule: Some(matched.rule.to_string()),
-        program: Some(program.manifest.name.clone()),
+        program: Some(program.name().clone()),
         chosen,
         candidates: program.placements.iter().map(|placement| candidate(placement, now)).collect(),
     })
@@ -52,13 +52,15 @@ fn split(url: &str) -> Result<(&str, &str), Problem> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::list::HeldList;
     use super::super::samples::{list, program};
+    use super::super::snapshot::Setting;
     use super::*;
 
     #[test]
     fn a_url_is_explained_by_rule_server_and_reason() {
-        let snapshot =
-            Snapshot::build(list(1, 1, &[program("shop", &[("s1", false), ("s2", true)])]), &Snapshot::default());
+        let held = HeldList::whole(list(1, 1, &[program("shop", &[("s1", false), ("s2", true)])]));
+        let snapshot = Snapshot::build(held, &Snapshot::default(), &Setting { workers: 1, here: None });
         let said = explain(&snapshot, "http://any.example.com:8080/shop/cart?x=/mail", Instant::now()).unwrap();
         assert_eq!(said.rule.as_deref(), Some("route */shop"));
         assert_eq!(said.chosen.unwrap().as_str(), "s2");

@@ -1,11 +1,9 @@
 //! Owns the header fields that a router adds or takes away: what a request is called, and what neap's nodes tell each
 //! other of it. Must not know where a request goes.
 
-use std::fmt::Write;
-
-use crate::link::identity::new_id;
+use super::ids::Ids;
 pub use crate::link::secret::CLUSTER_KEY;
-use crate::proxy::{HeadWriter, RequestHead, forwarded, is_neap_header};
+use crate::proxy::{About, HeadWriter, RequestHead, forwarded, is_neap_header};
 
 /// To a server's data port: which program the request is for.
 pub const PROGRAM: &str = "Neap-Program";
@@ -19,44 +17,73 @@ const LONGEST_REQUEST_ID: usize = 128;
 /// What a request is called: the client's names for it where they can be used, else new ones.
 #[derive(Debug)]
 pub struct Names {
-    pub request_id: String,
+    pub about: About,
     client_id: bool,
     client_trace: bool,
 }
 
 impl Names {
-    pub fn of(head: &RequestHead<'_>) -> Self {
-        let request_id = only(head, REQUEST_ID).filter(|id| is_request_id(id));
-        let client_id = request_id.is_some();
-        let request_id = request_id.map_or_else(new_id, str::to_owned);
-        Self { request_id, client_id, client_trace: only(head, TRACE).is_some_and(is_trace) }
+    pub fn of(head: &RequestHead<'_>, ids: &Ids, now: std::time::Instant) -> Self {
+        let (mut id, mut trace) = (Once::None, Once::None);
+        for header in head.headers {
+            // By length first: no header but these two is compared.
+            match header.name.len() {
+                12 if header.name.eq_ignore_ascii_case(REQUEST_ID) => id.add(header.value),
+                11 if header.name.eq_ignore_ascii_case(TRACE) => trace.add(header.value),
+                _ => {}
+            }
+        }
+        let given = id.only().filter(|id| is_request_id(id));
+        let about = match given {
+            Some(id) => About::new(id, head),
+            None => About::new(&ids.request_id(now), head),
+        };
+        Self { about, client_id: given.is_some(), client_trace: trace.only().is_some_and(is_trace) }
     }
 
     /// Whether the client's field goes on. Nobody but neap says `Neap-*` or writes what a router writes.
     pub fn keeps(&self, name: &str) -> bool {
         let replaced = |ours: &str, kept: bool| same(name, ours) && !(kept && name.eq_ignore_ascii_case(ours));
-        !(is_neap_header(name)
-            || forwarded::is_forwarding_header(name)
-            || replaced(REQUEST_ID, self.client_id)
-            || replaced(TRACE, self.client_trace))
+        let ours = match name.len() {
+            11 => replaced(TRACE, self.client_trace),
+            12 => replaced(REQUEST_ID, self.client_id),
+            _ => forwarded::is_forwarding_header(name),
+        };
+        !(ours || is_neap_header(name))
     }
 
     /// Writes the names that the client did not give.
-    pub fn write(&self, out: &mut HeadWriter<'_>) {
+    pub fn write(&self, ids: &Ids, out: &mut HeadWriter<'_>) {
         if !self.client_id {
-            out.add(REQUEST_ID, &self.request_id);
+            out.add(REQUEST_ID, self.about.id());
         }
         if !self.client_trace {
-            out.add(TRACE, new_trace());
+            out.add(TRACE, ids.trace());
         }
     }
 }
 
-/// The one field of a name.
-fn only<'a>(head: &RequestHead<'a>, name: &str) -> Option<&'a str> {
-    let mut fields = head.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
-    let (one, None) = (fields.next()?, fields.next()) else { return None };
-    std::str::from_utf8(one.value).ok()
+/// The values of a name, of which only a single one counts.
+enum Once<'a> {
+    None,
+    One(&'a [u8]),
+    More,
+}
+
+impl<'a> Once<'a> {
+    fn add(&mut self, value: &'a [u8]) {
+        *self = match self {
+            Self::None => Self::One(value),
+            Self::One(_) | Self::More => Self::More,
+        };
+    }
+
+    fn only(self) -> Option<&'a [u8]> {
+        match self {
+            Self::One(value) => Some(value),
+            Self::None | Self::More => None,
+        }
+    }
 }
 
 /// Equal in any case, and with `_` for `-`: many programs see no difference.
@@ -65,38 +92,40 @@ fn same(name: &str, ours: &str) -> bool {
     name.len() == ours.len() && name.bytes().zip(ours.bytes()).all(equal)
 }
 
-fn is_request_id(id: &str) -> bool {
-    (1..=LONGEST_REQUEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+fn is_request_id(id: &[u8]) -> bool {
+    (1..=LONGEST_REQUEST_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
 }
 
 /// Whether it is a W3C `traceparent`: version, trace, parent and flags in lower-case hexadecimal, neither id all zero.
-fn is_trace(value: &str) -> bool {
-    let parts: Vec<&str> = value.split('-').take(5).collect();
-    let [version, trace, parent, flags, ..] = parts[..] else { return false };
-    let hex = |part: &str, length| {
-        part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+fn is_trace(value: &[u8]) -> bool {
+    let mut parts = value.split(|byte| *byte == b'-');
+    let (Some(version), Some(trace), Some(parent), Some(flags)) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return false;
     };
-    let id = |part: &str, length| hex(part, length) && part.bytes().any(|byte| byte != b'0');
-    let known = hex(version, 2) && version != "ff" && (version != "00" || parts.len() == 4);
+    let hex = |part: &[u8], length| {
+        part.len() == length && part.iter().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte))
+    };
+    let id = |part: &[u8], length| hex(part, length) && part.iter().any(|byte| *byte != b'0');
+    let known = hex(version, 2) && version != b"ff" && (version != b"00" || parts.next().is_none());
     known && id(trace, 32) && id(parent, 16) && hex(flags, 2)
-}
-
-fn new_trace() -> String {
-    let (trace, parent): (u128, u64) = (rand::random(), rand::random());
-    let mut value = String::with_capacity(55);
-    // Writing to a String does not fail; an id of zero is not allowed.
-    let _ = write!(value, "00-{:032x}-{:016x}-01", trace.max(1), parent.max(1));
-    value
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Instant;
+
+    fn is_trace(value: &str) -> bool {
+        super::is_trace(value.as_bytes())
+    }
 
     #[test]
     fn a_trace_is_kept_only_when_it_is_one() {
         let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert!(is_trace(good) && is_trace(&new_trace()));
+        let new = Ids::begin().trace();
+        assert!(is_trace(good) && super::is_trace(&new));
         assert!(is_trace(&format!("01{}-more", &good[2..])));
         let zero = "00-00000000000000000000000000000000-00f067aa0ba902b7-01";
         for bad in ["", "00", &good.to_uppercase(), &format!("{good}-more"), &format!("ff{}", &good[2..]), zero] {
@@ -104,22 +133,46 @@ mod tests {
         }
     }
 
+    fn names(fields: &[(&str, &str)]) -> Names {
+        let headers: Vec<_> =
+            fields.iter().map(|(name, value)| httparse::Header { name, value: value.as_bytes() }).collect();
+        Names::of(&RequestHead::of_test("GET", "/", &headers), &Ids::begin(), Instant::now())
+    }
+
     #[test]
     fn the_clients_own_neap_and_forwarding_fields_do_not_go_on() {
-        let names = Names { request_id: "x".into(), client_id: true, client_trace: false };
-        for kept in ["Accept", "x-request-id", "Cookie", "X-Neap"] {
+        let names = names(&[("X-REQUEST-ID", "mine"), ("Traceparent", "no trace")]);
+        for kept in ["Accept", "x-request-id", "Cookie", "X-Neap", "X-Forwarded-Port"] {
             assert!(names.keeps(kept), "{kept}");
         }
-        for dropped in ["Neap-Program", "neap_refused", "X-Forwarded-For", "X_Request_Id", "TraceParent"] {
+        for dropped in [
+            "Neap-Program",
+            "neap_refused",
+            "NEAP-VERSION",
+            "Neap-Tracer",
+            "X-Forwarded-For",
+            "X_Request_Id",
+            "TraceParent",
+        ] {
             assert!(!names.keeps(dropped), "{dropped}");
         }
     }
 
     #[test]
+    fn a_clients_names_are_taken_when_there_is_one_of_each_and_it_is_good() {
+        assert_eq!(names(&[("x-request-id", "mine")]).about.id(), b"mine");
+        for bad in [&[("X-Request-Id", "a b")][..], &[("X-Request-Id", "a"), ("x-request-id", "b")], &[]] {
+            let names = names(bad);
+            assert_eq!(names.about.id().len(), 26);
+            assert!(!names.keeps("X-Request-Id"));
+        }
+    }
+
+    #[test]
     fn a_request_id_is_one_short_word() {
-        assert!(is_request_id("01J-a.b"));
+        assert!(is_request_id(b"01J-a.b"));
         for bad in ["", "a b", &"x".repeat(LONGEST_REQUEST_ID + 1), "é"] {
-            assert!(!is_request_id(bad), "{bad}");
+            assert!(!is_request_id(bad.as_bytes()), "{bad}");
         }
     }
 }

@@ -1,11 +1,13 @@
 //! Owns this router's counts of what became of requests, apart for each worker and summed when asked.
 //! Must not know why a request ended as it did.
 //!
-//! A request is admitted once a server's answer to it begins, or it ended otherwise than for want of a server; so every
-//! row balances at any instant: admitted = completed + client left + cut + failed + active.
+//! A request is admitted once a server's answer to it begins, or it ended otherwise than for want of a server. What is
+//! active is not stored: it is the admitted less the ended, the ended being read first. So every row balances at any
+//! instant, without a lock between who counts and who reads: admitted = completed + client left + cut + failed + active.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::domain::names::{ProgramName, RunId, ServerName, Version};
@@ -17,6 +19,10 @@ pub const FAILURES_KEPT: usize = 100;
 const MOST_ROWS: usize = 4096;
 /// Upper ends of the histogram's buckets, in seconds.
 pub const BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// The same in microseconds.
+const BUCKETS_US: [u64; 13] = [
+    1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000,
+];
 
 /// How a request ended, in the ledger's words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,10 +45,6 @@ pub struct Row {
 impl Row {
     pub fn of(program: &ProgramName) -> Self {
         Self { program: program.clone(), version: None, server: None }
-    }
-
-    pub fn at(program: &ProgramName, server: &ServerName) -> Self {
-        Self { server: Some(server.clone()), ..Self::of(program) }
     }
 }
 
@@ -78,98 +80,139 @@ impl Tally {
         self.took.iter_mut().zip(other.took).for_each(|(to, from)| *to += from);
         self.took_sum += other.took_sum;
     }
+}
 
-    fn end(&mut self, end: End, took: Duration) {
-        let counts = &mut self.counts;
+/// One worker's counts of one row. Only that worker writes them, so a count is a load and a store; others may read.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct Counter {
+    admitted: Cell,
+    completed: Cell,
+    completed_5xx: Cell,
+    client_left: Cell,
+    cut: Cell,
+    failed: Cell,
+    refused: Cell,
+    redispatched: Cell,
+    held: Cell,
+    not_held: Cell,
+    no_server: Cell,
+    hold_expired: Cell,
+    took: [Cell; BUCKETS.len() + 1],
+    took_us: Cell,
+}
+
+#[derive(Debug, Default)]
+struct Cell(AtomicU64);
+
+impl Cell {
+    fn add(&self, more: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed) + more, Ordering::Release);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+impl Counter {
+    /// A server's answer begins.
+    pub fn answered(&self) {
+        self.admitted.add(1);
+    }
+
+    pub fn refused(&self) {
+        self.refused.add(1);
+    }
+
+    pub fn redispatched(&self) {
+        self.redispatched.add(1);
+    }
+
+    pub fn held(&self) {
+        self.held.add(1);
+    }
+
+    pub fn not_held(&self) {
+        self.not_held.add(1);
+    }
+
+    /// A request has ended; `answered`: its answer had begun, in this row.
+    pub fn ended(&self, end: End, answered: bool, took: Duration) {
+        if !(answered || matches!(end, End::NoServer { .. })) {
+            self.admitted.add(1);
+        }
         match end {
             End::Completed { status } => {
-                counts.completed += 1;
-                counts.completed_5xx += u64::from(status >= 500);
+                self.completed.add(1);
+                if status >= 500 {
+                    self.completed_5xx.add(1);
+                }
             }
-            End::ClientLeft => counts.client_left += 1,
-            End::Cut => counts.cut += 1,
-            End::Failed => counts.failed += 1,
+            End::ClientLeft => self.client_left.add(1),
+            End::Cut => self.cut.add(1),
+            End::Failed => self.failed.add(1),
             End::NoServer { was_held } => {
-                counts.no_server += 1;
-                self.hold_expired += u64::from(was_held);
+                self.no_server.add(1);
+                self.hold_expired.add(u64::from(was_held));
             }
         }
-        let bucket = BUCKETS.iter().position(|most| took.as_secs_f64() <= *most).unwrap_or(BUCKETS.len());
-        self.took[bucket] += 1;
-        self.took_sum += took;
+        let us = took.as_secs() * 1_000_000 + u64::from(took.subsec_micros());
+        let bucket = BUCKETS_US.iter().position(|most| us <= *most).unwrap_or(BUCKETS.len());
+        self.took[bucket].add(1);
+        self.took_us.add(us);
+    }
+
+    /// As it is now. A part is read before the whole that it is a part of, so that it is never more.
+    fn read(&self) -> Tally {
+        let completed_5xx = self.completed_5xx.get();
+        let (completed, client_left) = (self.completed.get(), self.client_left.get());
+        let (cut, failed) = (self.cut.get(), self.failed.get());
+        let (hold_expired, not_held) = (self.hold_expired.get(), self.not_held.get());
+        let admitted = self.admitted.get();
+        let held = self.held.get();
+        let counts = Counts {
+            admitted,
+            active: admitted - (completed + client_left + cut + failed),
+            completed,
+            completed_5xx,
+            client_left,
+            cut,
+            failed,
+            refused: self.refused.get(),
+            redispatched: self.redispatched.get(),
+            held,
+            no_server: self.no_server.get(),
+        };
+        let (took, took_sum) = (self.took.each_ref().map(Cell::get), Duration::from_micros(self.took_us.get()));
+        Tally { counts, hold_expired, held_now: held - not_held, took, took_sum }
     }
 }
 
 /// The counts of all workers.
 #[derive(Debug)]
 pub struct Ledger {
-    shards: Vec<Mutex<Shard>>,
+    workers: Vec<Mutex<Rows>>,
     failures: Mutex<VecDeque<LedgerFailure>>,
 }
 
-#[derive(Debug, Default)]
-struct Shard {
-    rows: HashMap<Row, Tally>,
-}
-
-impl Shard {
-    fn row(&mut self, row: Row) -> &mut Tally {
-        let row = match self.rows.len() < MOST_ROWS || self.rows.contains_key(&row) {
-            true => row,
-            false => Row::of(&row.program),
-        };
-        self.rows.entry(row).or_default()
-    }
-}
+type Rows = HashMap<Row, Arc<Counter>>;
 
 impl Ledger {
     pub fn new(workers: usize) -> Self {
-        let shards = (0..workers.max(1)).map(|_| Mutex::default()).collect();
-        Self { shards, failures: Mutex::default() }
+        let workers = (0..workers.max(1)).map(|_| Mutex::default()).collect();
+        Self { workers, failures: Mutex::default() }
     }
 
-    /// A worker's part. Only that worker writes it, so nobody waits but for a cut.
-    fn shard(&self, worker: usize) -> MutexGuard<'_, Shard> {
-        self.shards[worker % self.shards.len()].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A server's answer begins.
-    pub fn answered(&self, worker: usize, row: Row) {
-        let mut shard = self.shard(worker);
-        let counts = &mut shard.row(row).counts;
-        counts.admitted += 1;
-        counts.active += 1;
-    }
-
-    pub fn refused(&self, worker: usize, row: Row) {
-        self.shard(worker).row(row).counts.refused += 1;
-    }
-
-    pub fn redispatched(&self, worker: usize, program: &ProgramName) {
-        self.shard(worker).row(Row::of(program)).counts.redispatched += 1;
-    }
-
-    pub fn held(&self, worker: usize, program: &ProgramName) {
-        let mut shard = self.shard(worker);
-        let tally = shard.row(Row::of(program));
-        tally.counts.held += 1;
-        tally.held_now += 1;
-    }
-
-    pub fn not_held(&self, worker: usize, program: &ProgramName) {
-        self.shard(worker).row(Row::of(program)).held_now -= 1;
-    }
-
-    /// A request has ended; `answered`: its answer had begun, in this row.
-    pub fn ended(&self, worker: usize, row: Row, end: End, answered: bool, took: Duration) {
-        let mut shard = self.shard(worker);
-        let tally = shard.row(row);
-        match (answered, end) {
-            (true, _) => tally.counts.active -= 1,
-            (false, End::NoServer { .. }) => {}
-            (false, _) => tally.counts.admitted += 1,
-        }
-        tally.end(end, took);
+    /// A worker's counter of a row, for that worker alone to count with; it keeps it for the next request of its kind.
+    pub fn counter(&self, worker: usize, row: Row) -> Arc<Counter> {
+        let rows = &self.workers[worker % self.workers.len()];
+        let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let row = match rows.len() < MOST_ROWS || rows.contains_key(&row) {
+            true => row,
+            false => Row::of(&row.program),
+        };
+        Arc::clone(rows.entry(row).or_default())
     }
 
     /// Names a failure; the oldest is forgotten.
@@ -184,9 +227,9 @@ impl Ledger {
     /// The sum of all workers' rows.
     pub fn sum(&self) -> BTreeMap<Row, Tally> {
         let mut sum: BTreeMap<Row, Tally> = BTreeMap::new();
-        for worker in 0..self.shards.len() {
-            for (row, tally) in &self.shard(worker).rows {
-                sum.entry(row.clone()).or_default().add(tally);
+        for rows in &self.workers {
+            for (row, counter) in &*rows.lock().unwrap_or_else(PoisonError::into_inner) {
+                sum.entry(row.clone()).or_default().add(&counter.read());
             }
         }
         sum
@@ -222,7 +265,7 @@ mod tests {
     #[test]
     fn rows_balance_across_workers_and_ends() {
         let ledger = Ledger::new(2);
-        let at = Row::at(&shop(), &ServerName::new("s1").unwrap());
+        let at = Row { server: ServerName::new("s1").ok(), ..Row::of(&shop()) };
         let ends = [
             End::Completed { status: 200 },
             End::Completed { status: 503 },
@@ -232,12 +275,13 @@ mod tests {
             End::NoServer { was_held: true },
         ];
         for (worker, end) in ends.into_iter().enumerate() {
-            ledger.answered(worker, at.clone());
+            let counter = ledger.counter(worker, at.clone());
+            counter.answered();
             let answered = matches!(end, End::Completed { .. } | End::Cut);
             if answered {
-                ledger.answered(worker, at.clone());
+                counter.answered();
             }
-            ledger.ended(worker, at.clone(), end, answered, Duration::from_millis(7));
+            counter.ended(end, answered, Duration::from_millis(7));
         }
         let counts = total(&cut(&ledger));
         assert_eq!((counts.admitted, counts.active, counts.completed, counts.completed_5xx), (11, 6, 2, 1));
@@ -245,6 +289,33 @@ mod tests {
         assert_eq!((ends + counts.active, counts.no_server), (counts.admitted, 1));
         let tally = &ledger.sum()[&at];
         assert_eq!((tally.hold_expired, tally.took[3], tally.took_sum), (1, 6, Duration::from_millis(42)));
+    }
+
+    #[test]
+    fn a_cut_taken_while_requests_begin_and_end_balances() {
+        let ledger = Ledger::new(1);
+        let counter = ledger.counter(0, Row::of(&shop()));
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0..200_000_u64 {
+                    counter.answered();
+                    counter.ended(End::Completed { status: 200 + (n % 2) as u16 * 300 }, true, Duration::ZERO);
+                    counter.ended(End::NoServer { was_held: true }, false, Duration::ZERO);
+                }
+                done.store(true, Ordering::Release);
+            });
+            while !done.load(Ordering::Acquire) {
+                let tally = counter.read();
+                let counts = tally.counts;
+                // One at a time: more active would be an end that was counted before its beginning.
+                assert!(
+                    counts.admitted == counts.completed + counts.active && counts.completed_5xx <= counts.completed
+                );
+                assert!(tally.hold_expired <= counts.no_server);
+            }
+        });
+        assert_eq!((total(&cut(&ledger)).completed, total(&cut(&ledger)).active), (200_000, 0));
     }
 
     #[test]
@@ -271,8 +342,9 @@ mod tests {
         for n in 0..MOST_ROWS + 9 {
             let version = Version::new(format!("v{n}")).unwrap();
             let row = Row { version: Some(version), ..Row::of(&shop()) };
-            ledger.answered(0, row.clone());
-            ledger.ended(0, row, End::Completed { status: 200 }, true, Duration::ZERO);
+            let counter = ledger.counter(0, row);
+            counter.answered();
+            counter.ended(End::Completed { status: 200 }, true, Duration::ZERO);
         }
         let cut = cut(&ledger);
         assert_eq!(

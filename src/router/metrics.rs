@@ -59,7 +59,7 @@ impl Scrape {
         for program in &snapshot.programs {
             for placement in &program.placements {
                 let labels =
-                    vec![("program", program.manifest.name.to_string()), ("server", placement.server.name.to_string())];
+                    vec![("program", program.name().to_string()), ("server", placement.server.name.to_string())];
                 active.insert(labels, placement.active());
             }
         }

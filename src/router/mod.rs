@@ -2,27 +2,34 @@
 //! Must not know another role: it hears the Server List and tells its ledger through `wire`, over HTTP.
 //!
 //! ```text
-//! client ─▶ proxy ─▶ requests ─▶ domain::routing ─▶ server      no actor on the way: an immutable snapshot, atomics
+//! client ─▶ proxy ─▶ requests ─▶ domain::routing ─▶ server      no actor on the way: an immutable snapshot, counters
 //!                       │  ▲
-//!               ledger ◀┘  └ shared (snapshot) ◀─ actor ◀─ admin ◀─ management
+//!               ledger ◀┘  └ worker ◀ shared (snapshot) ◀─ actor ◀─ admin ◀─ management
 //! ```
+//!
+//! A request for a server that is in the same process goes straight to the instance, once [`here`] has admitted it.
 
 mod actor;
 mod admin;
 mod explain;
 mod heads;
 mod hello;
+mod here;
+mod ids;
 mod ledger;
 mod list;
 mod metrics;
+mod request;
 mod requests;
 mod shared;
 mod snapshot;
 mod start;
+mod worker;
 
 #[cfg(test)]
 mod samples;
 
 pub use admin::READY_PATH;
+pub use here::{Desk, Here, Visit};
 pub use shared::Trusted;
 pub use start::{Router, RouterConfig, RouterLimits, RunningRouter};

@@ -1,13 +1,30 @@
 //! Owns lists and programs for this role's own tests. Must not know what is tested.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::shared::{Rules, Shared};
 use crate::domain::names::{Generation, NodeName, ProgramName, Revision, RunId, Term, Version};
 use crate::domain::program::{
     Health, Kind, LongLived, Manifest, MinServing, OnDrainTimeout, PlacementRule, Route, StaticFiles, UpgradeRule,
 };
+use crate::link::identity::Identity;
 use crate::wire::messages::{ListStamp, RouterList, RouterPlacement, RouterProgram, RouterServer};
+
+/// What workers share, without anybody told of them.
+pub fn shared(workers: usize) -> Arc<Shared> {
+    let rules = Rules {
+        identity: Identity::begin(NodeName::new("router-1").unwrap()),
+        secret: None,
+        trusted: Arc::new(|_: IpAddr| false),
+        expose_version: false,
+        held_requests: 1,
+        unreachable_wait: Duration::from_secs(1),
+    };
+    Shared::new(rules, workers, None)
+}
 
 pub fn stamped(term: u64, revision: u64) -> ListStamp {
     let term = Term { number: term, management: NodeName::new("m1").unwrap() };

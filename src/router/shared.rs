@@ -13,8 +13,9 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::actor::SetAside;
+use super::here::Here;
 use super::ledger::Ledger;
-use super::snapshot::{Server, Snapshot};
+use super::snapshot::{Server, Setting, Snapshot};
 use crate::domain::placement::Millis;
 use crate::link::identity::Identity;
 use crate::link::secret::Secret;
@@ -36,6 +37,8 @@ pub struct Rules {
 pub struct Shared {
     pub rules: Rules,
     pub ledger: Ledger,
+    pub setting: Setting,
+    pub here: Option<Arc<dyn Here>>,
     snapshot: ArcSwap<Snapshot>,
     seen: AtomicU64,
     news: Notify,
@@ -46,10 +49,14 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub fn new(rules: Rules, workers: usize) -> Arc<Self> {
+    pub fn new(rules: Rules, workers: usize, here: Option<Arc<dyn Here>>) -> Arc<Self> {
+        let at = here.as_ref().map(|here| (here.name().clone(), here.data()));
+        let setting = Setting { workers, here: at };
         Arc::new(Self {
+            here,
             rules,
-            ledger: Ledger::new(workers),
+            ledger: Ledger::new(setting.workers),
+            setting,
             snapshot: ArcSwap::default(),
             seen: AtomicU64::new(0),
             news: Notify::new(),
@@ -64,10 +71,12 @@ impl Shared {
         self.snapshot.load()
     }
 
-    /// Puts a newer snapshot in place, and wakes every request that waits.
-    pub fn publish(&self, snapshot: Snapshot) {
-        self.snapshot.store(Arc::new(snapshot));
+    /// Puts a newer snapshot in place, and wakes every request that waits. The one before comes back: a worker may have it
+    /// still, and should not be the one that takes a large one apart.
+    pub fn publish(&self, snapshot: Snapshot) -> Arc<Snapshot> {
+        let before = self.snapshot.swap(Arc::new(snapshot));
         self.wake();
+        before
     }
 
     /// Wakes every request that waits: something it goes by has changed.

@@ -10,29 +10,41 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
+use super::list::HeldList;
 use crate::domain::names::{Generation, ProgramName, RunId, ServerName};
 use crate::domain::program::Manifest;
 use crate::domain::routing::{Candidate, RouteTable, Standing};
-use crate::wire::messages::{RouterList, RouterPlacement, RouterProgram};
+use crate::wire::messages::{RouterPlacement, RouterProgram, RouterServer};
 
 /// A placement that the list says is open at the very generation that refused is asked first again after this: then it was
 /// not the gate that refused but an instance that took no connection, and that changes without a new generation.
 const RECHECK: Duration = Duration::from_secs(1);
+/// Set in the keys that instances of a server in this process have their connections by; see [`Placement::pool_key`].
+pub const HERE: u64 = 1 << 63;
 
-/// Everything needed to send a request on its way.
+/// Everything needed to send a request on its way. What one list has as the one before is shared by their snapshots.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    pub list: Option<Arc<RouterList>>,
-    pub table: RouteTable,
+    pub list: Option<HeldList>,
+    pub table: Arc<RouteTable>,
+    /// In the order of the list, which is that of their names.
     pub programs: Vec<Arc<Program>>,
-    by_name: HashMap<ProgramName, usize>,
     servers: HashMap<ServerName, Arc<Server>>,
+}
+
+/// What every snapshot of a router has in common.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// Counted apart by each.
+    pub workers: usize,
+    /// The server in this very process, by its name and its data port: requests for it go straight to it.
+    pub here: Option<(ServerName, SocketAddr)>,
 }
 
 /// A program and where it is placed.
 #[derive(Debug)]
 pub struct Program {
-    pub manifest: Manifest,
+    listed: Arc<RouterProgram>,
     pub placements: Vec<Placement>,
 }
 
@@ -54,15 +66,49 @@ pub struct Server {
     pub name: ServerName,
     pub data: SocketAddr,
     pub up: bool,
+    /// It is in this very process.
+    pub here: bool,
     aside: Arc<AtomicBool>,
 }
 
 /// What this router itself knows of a placement; the same one from list to list.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Own {
     /// This router's requests there.
-    pub active: AtomicU64,
+    pub active: PerWorker,
+    /// There may be a mark: asked first, for most placements have none.
+    is_marked: AtomicBool,
     closed: ArcSwapOption<Mark>,
+}
+
+/// A count that each worker keeps for itself, so that none waits for another's; all may read the sum.
+#[derive(Debug)]
+pub struct PerWorker(Box<[Alone]>);
+
+/// On a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Alone(AtomicU64);
+
+impl PerWorker {
+    fn new(workers: usize) -> Self {
+        Self((0..workers.max(1)).map(|_| Alone::default()).collect())
+    }
+
+    /// Only the worker itself may count with its number.
+    pub fn add(&self, worker: usize) {
+        let Alone(own) = &self.0[worker];
+        own.store(own.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    pub fn take(&self, worker: usize) {
+        let Alone(own) = &self.0[worker];
+        own.store(own.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+    }
+
+    pub fn sum(&self) -> u64 {
+        self.0.iter().map(|Alone(own)| own.load(Ordering::Relaxed)).sum()
+    }
 }
 
 /// A refusal, which closes the placement in this router's view (protocol P2a).
@@ -77,25 +123,38 @@ struct Mark {
 }
 
 impl Snapshot {
-    /// Builds what requests need of a list, and carries over from `before` what this router itself knows.
-    pub fn build(list: RouterList, before: &Snapshot) -> Self {
-        let servers = list.servers.iter().map(|server| {
-            let aside = before.servers.get(&server.name).filter(|old| old.data == server.data);
-            let aside = aside.map_or_else(Arc::default, |old| Arc::clone(&old.aside));
-            let (name, data, up) = (server.name.clone(), server.data, server.up);
-            (name.clone(), Arc::new(Server { name, data, up, aside }))
-        });
+    /// Builds what requests need of a list from what differs from `before`, and carries over what this router itself
+    /// knows.
+    pub fn build(list: HeldList, before: &Snapshot, setting: &Setting) -> Self {
+        let servers = list.servers.iter().map(|server| (server.name.clone(), Server::build(server, before, setting)));
         let servers: HashMap<_, _> = servers.collect();
-        let programs: Vec<_> =
-            list.programs.iter().map(|program| Arc::new(Program::build(program, &servers, before))).collect();
-        let names = programs.iter().enumerate().map(|(place, program)| (program.manifest.name.clone(), place));
-        let by_name = names.collect();
-        let table = RouteTable::build(programs.iter().map(|program| &program.manifest));
-        Self { list: Some(Arc::new(list)), table, programs, by_name, servers }
+        let as_before = |(name, server): (&ServerName, &Arc<Server>)| {
+            before.servers.get(name).is_some_and(|before| Arc::ptr_eq(before, server))
+        };
+        let same_servers = servers.len() == before.servers.len() && servers.iter().all(as_before);
+        let mut old = before.programs.iter().peekable();
+        let programs = list.programs.iter().map(|listed| {
+            // Both are in the order of names.
+            while old.next_if(|old| old.name() < &listed.manifest.name).is_some() {}
+            let old = old.next_if(|old| old.name() == &listed.manifest.name);
+            match old.filter(|old| same_servers && old.is_still(listed)) {
+                Some(old) => Arc::clone(old),
+                None => Arc::new(Program::build(listed, &servers, old.map(|old| &**old), setting)),
+            }
+        });
+        let programs: Vec<_> = programs.collect();
+        let same_rules = programs.len() == before.programs.len()
+            && programs.iter().zip(&before.programs).all(|(new, old)| new.has_rules_of(old));
+        let table = match same_rules {
+            true => Arc::clone(&before.table),
+            false => Arc::new(RouteTable::build(programs.iter().map(|program| program.manifest()))),
+        };
+        Self { list: Some(list), table, programs, servers }
     }
 
-    pub fn program(&self, name: &ProgramName) -> Option<&Arc<Program>> {
-        self.by_name.get(name).map(|place| &self.programs[*place])
+    /// A program's place among the programs.
+    pub fn place(&self, name: &ProgramName) -> Option<usize> {
+        self.programs.binary_search_by(|program| program.name().cmp(name)).ok()
     }
 
     pub fn server(&self, name: &ServerName) -> Option<&Arc<Server>> {
@@ -105,34 +164,87 @@ impl Snapshot {
     /// This router's requests at servers.
     pub fn active(&self) -> u64 {
         let placements = self.programs.iter().flat_map(|program| &program.placements);
-        placements.map(|placement| placement.own.active.load(Ordering::Relaxed)).sum()
+        placements.map(|placement| placement.own.active.sum()).sum()
     }
 }
 
 impl Program {
-    fn build(listed: &RouterProgram, servers: &HashMap<ServerName, Arc<Server>>, before: &Snapshot) -> Self {
-        let old = before.program(&listed.manifest.name);
+    fn build(
+        listed: &Arc<RouterProgram>,
+        servers: &HashMap<ServerName, Arc<Server>>,
+        old: Option<&Program>,
+        setting: &Setting,
+    ) -> Self {
         let placements = listed.placements.iter().filter_map(|cell| {
             let own = old.and_then(|old| old.placements.iter().find(|old| old.listed.server == cell.server));
-            let own = own.map_or_else(Arc::default, |old| Arc::clone(&old.own));
+            let own = own.map_or_else(|| Arc::new(Own::new(setting.workers)), |old| Arc::clone(&old.own));
             // A placement on a server whose address is not known cannot be asked.
             Some(Placement::build(cell, Arc::clone(servers.get(&cell.server)?), own))
         });
-        Self { manifest: listed.manifest.clone(), placements: placements.collect() }
+        Self { placements: placements.collect(), listed: Arc::clone(listed) }
+    }
+
+    /// Whether it would be built just so again. With requests under way the loads are another matter each time.
+    fn is_still(&self, listed: &Arc<RouterProgram>) -> bool {
+        Arc::ptr_eq(&self.listed, listed) && listed.placements.iter().all(|placement| placement.active == 0)
+    }
+
+    fn has_rules_of(&self, other: &Self) -> bool {
+        let (one, two) = (self.manifest(), other.manifest());
+        Arc::ptr_eq(&self.listed, &other.listed)
+            || (one.name == two.name && one.routes == two.routes && one.matches == two.matches)
+    }
+
+    pub fn manifest(&self) -> &Manifest {
+        &self.listed.manifest
+    }
+
+    pub fn name(&self) -> &ProgramName {
+        &self.listed.manifest.name
     }
 
     /// The program's placements as a dispatch sees them, in their order.
-    pub fn candidates(&self, now: Instant) -> impl Iterator<Item = Candidate<'_>> + Clone {
+    pub fn candidates(&self, now: Instant) -> impl ExactSizeIterator<Item = Candidate<'_>> + Clone {
         self.placements.iter().map(move |placement| placement.candidate(now))
+    }
+}
+
+impl Own {
+    fn new(workers: usize) -> Self {
+        Self { active: PerWorker::new(workers), is_marked: AtomicBool::new(false), closed: ArcSwapOption::empty() }
+    }
+
+    fn mark(&self, mark: Mark) {
+        self.closed.store(Some(Arc::new(mark)));
+        self.is_marked.store(true, Ordering::Release);
+    }
+
+    /// Forgets a mark that matters no more, unless there is another one meanwhile.
+    fn unmark(&self, seen: &Arc<Mark>) {
+        let found = self.closed.compare_and_swap(&Some(Arc::clone(seen)), None);
+        if found.as_ref().is_some_and(|found| Arc::ptr_eq(found, seen)) {
+            self.is_marked.store(false, Ordering::SeqCst);
+            if self.closed.load().is_some() {
+                self.is_marked.store(true, Ordering::SeqCst);
+            }
+        }
     }
 }
 
 impl Placement {
     fn build(listed: &RouterPlacement, server: Arc<Server>, own: Arc<Own>) -> Self {
-        let elsewhere = listed.active.saturating_sub(own.active.load(Ordering::Relaxed));
+        let elsewhere = listed.active.saturating_sub(own.active.sum());
         let mut hasher = DefaultHasher::new();
         (&server.name, server.data, &listed.run).hash(&mut hasher);
-        Self { listed: listed.clone(), server, own, elsewhere, pool_key: hasher.finish() }
+        // The upper half is for instances of the server that is here.
+        let pool_key = hasher.finish() & !HERE;
+        let placement = Self { listed: listed.clone(), server, own, elsewhere, pool_key };
+        if let Some(mark) = &*placement.own.closed.load()
+            && placement.has_moved_past(mark)
+        {
+            placement.own.unmark(mark);
+        }
+        placement
     }
 
     fn candidate(&self, now: Instant) -> Candidate<'_> {
@@ -146,7 +258,7 @@ impl Placement {
 
     /// Active requests there: what others have, and what this router has now.
     pub fn active(&self) -> u64 {
-        self.elsewhere + self.own.active.load(Ordering::Relaxed)
+        self.elsewhere + self.own.active.sum()
     }
 
     pub fn standing(&self, now: Instant) -> Standing {
@@ -176,24 +288,42 @@ impl Placement {
             return;
         }
         let (listed_run, listed_generation) = (self.listed.run.clone(), self.listed.generation);
-        let mark = Mark { run: run.clone(), generation, listed_run, listed_generation, at };
-        self.own.closed.store(Some(Arc::new(mark)));
+        self.own.mark(Mark { run: run.clone(), generation, listed_run, listed_generation, at });
     }
 
     fn is_closed(&self, now: Instant) -> bool {
+        if !self.own.is_marked.load(Ordering::Acquire) {
+            return false;
+        }
         let mark = self.own.closed.load();
         let Some(mark) = &*mark else { return false };
+        let contradicts = self.listed.generation == mark.generation && self.listed.run.as_ref() == Some(&mark.run);
+        !(self.has_moved_past(mark) || (contradicts && now.saturating_duration_since(mark.at) >= RECHECK))
+    }
+
+    /// Whether the list says something newer than the refusal.
+    fn has_moved_past(&self, mark: &Mark) -> bool {
         let (listed, run) = (&self.listed, self.listed.run.as_ref());
-        let moved_on = match run == Some(&mark.run) {
+        match run == Some(&mark.run) {
             true => listed.generation > mark.generation,
             false => listed.run != mark.listed_run || listed.generation > mark.generation.max(mark.listed_generation),
-        };
-        let contradicts = listed.generation == mark.generation && run == Some(&mark.run);
-        !(moved_on || (contradicts && now.saturating_duration_since(mark.at) >= RECHECK))
+        }
     }
 }
 
 impl Server {
+    /// The one of the snapshot before where nothing of it is new.
+    fn build(listed: &RouterServer, before: &Snapshot, setting: &Setting) -> Arc<Self> {
+        let RouterServer { name, data, up } = listed;
+        let old = before.servers.get(name).filter(|old| old.data == *data);
+        if let Some(old) = old.filter(|old| old.up == *up) {
+            return Arc::clone(old);
+        }
+        let aside = old.map_or_else(Arc::default, |old| Arc::clone(&old.aside));
+        let here = setting.here.as_ref().is_some_and(|here| *here == (name.clone(), *data));
+        Arc::new(Self { name: name.clone(), data: *data, up: *up, here, aside })
+    }
+
     pub fn is_aside(&self) -> bool {
         self.aside.load(Ordering::Relaxed)
     }
@@ -210,11 +340,21 @@ impl Server {
 
 #[cfg(test)]
 mod tests {
+    use super::super::list::{Taken, take};
     use super::super::samples::{list, program};
     use super::*;
+    use crate::wire::messages::RouterList;
+
+    const SETTING: Setting = Setting { workers: 2, here: None };
 
     fn built(programs: &[RouterProgram], before: &Snapshot) -> Snapshot {
-        Snapshot::build(list(1, 1, programs), before)
+        built_of(list(1, 1, programs), before)
+    }
+
+    /// As the actor does it: from what is held.
+    fn built_of(came: RouterList, before: &Snapshot) -> Snapshot {
+        let Taken::New(list) = take(before.list.as_ref(), came) else { panic!("not taken") };
+        Snapshot::build(list, before, &SETTING)
     }
 
     fn run(name: &str) -> RunId {
@@ -276,11 +416,12 @@ mod tests {
     fn own_requests_are_not_counted_twice() {
         let mut shop = program("shop", &[("s1", true)]);
         let one = built(&[shop.clone()], &Snapshot::default());
-        one.programs[0].placements[0].own.active.store(4, Ordering::Relaxed);
+        let own = &one.programs[0].placements[0].own.active;
+        (0..4).for_each(|n| own.add(n % 2));
         shop.placements[0].active = 10;
         let two = built(&[shop], &one);
         assert_eq!((two.programs[0].placements[0].active(), two.active()), (10, 4));
-        two.programs[0].placements[0].own.active.store(1, Ordering::Relaxed);
+        [0, 0, 1].into_iter().for_each(|worker| own.take(worker));
         assert_eq!(two.programs[0].placements[0].active(), 7);
     }
 
@@ -294,7 +435,79 @@ mod tests {
         assert_eq!(standing(&two, 0, Instant::now()), Standing::Aside);
         let mut moved = list(1, 2, &[shop]);
         moved.servers[0].data = ([127, 0, 0, 1], 99).into();
-        assert_eq!(standing(&Snapshot::build(moved, &two), 0, Instant::now()), Standing::First);
+        assert_eq!(standing(&built_of(moved, &two), 0, Instant::now()), Standing::First);
+    }
+
+    #[test]
+    fn what_two_lists_have_alike_is_shared_and_what_is_loaded_or_moved_is_not() {
+        let (shop, mail) = (program("shop", &[("s1", true)]), program("mail", &[("s1", true)]));
+        let one = built(&[shop.clone(), mail.clone()], &Snapshot::default());
+        let shared = |snapshot: &Snapshot| {
+            let programs = snapshot.programs.iter().zip(&one.programs);
+            let same: Vec<_> = programs.map(|(new, old)| Arc::ptr_eq(new, old)).collect();
+            (same, Arc::ptr_eq(&snapshot.table, &one.table))
+        };
+        assert_eq!(shared(&built(&[shop.clone(), mail.clone()], &one)), (vec![true, true], true));
+        let mut moved = shop.clone();
+        moved.placements[0].generation = Generation(2);
+        assert_eq!(shared(&built(&[moved, mail.clone()], &one)), (vec![true, false], true), "mail comes before shop");
+        let mut routed = shop.clone();
+        routed.manifest.routes[0].prefix = "/other".into();
+        assert_eq!(shared(&built(&[routed, mail.clone()], &one)), (vec![true, false], false));
+        let mut down = list(1, 1, &[shop.clone(), mail.clone()]);
+        down.servers[0].up = false;
+        assert_eq!(shared(&built_of(down, &one)), (vec![false, false], true));
+        let mut loaded = mail.clone();
+        loaded.placements[0].active = 3;
+        let two = built(&[shop.clone(), loaded.clone()], &one);
+        let three = built(&[shop, loaded], &two);
+        assert!(!Arc::ptr_eq(&two.programs[0], &three.programs[0]), "its load elsewhere is another each time");
+        assert!(Arc::ptr_eq(&two.programs[1], &three.programs[1]));
+    }
+
+    #[test]
+    fn programs_that_come_and_go_leave_the_others_their_marks() {
+        let (a, b) = (program("a", &[("s1", true)]), program("b", &[("s1", true)]));
+        let one = built(&[a.clone(), b.clone()], &Snapshot::default());
+        one.programs[1].placements[0].mark_refused(&run("r-s1"), Generation(2), Instant::now());
+        for programs in [&[b.clone()][..], &[program("0", &[]), a, b.clone(), program("c", &[])]] {
+            let now = built(programs, &one);
+            let place = now.place(&b.manifest.name).unwrap();
+            assert_eq!(now.programs[place].placements[0].standing(Instant::now()), Standing::Last);
+            assert_eq!(now.place(&ProgramName::new("d").unwrap()), None);
+        }
+    }
+
+    #[test]
+    fn a_mark_that_a_newer_list_moved_past_is_forgotten_and_a_newer_mark_is_not() {
+        let mut shop = program("shop", &[("s1", true)]);
+        let one = built(&[shop.clone()], &Snapshot::default());
+        let own = &one.programs[0].placements[0].own;
+        one.programs[0].placements[0].mark_refused(&run("r-s1"), Generation(2), Instant::now());
+        let stale = own.closed.load_full().unwrap();
+        shop.placements[0].generation = Generation(3);
+        built(&[shop], &one);
+        assert!(own.closed.load().is_none() && !own.is_marked.load(Ordering::Acquire));
+        one.programs[0].placements[0].mark_refused(&run("r-s1"), Generation(4), Instant::now());
+        own.unmark(&stale);
+        assert!(own.closed.load().is_some() && own.is_marked.load(Ordering::Acquire));
+    }
+
+    #[test]
+    fn only_the_server_of_this_process_by_name_and_address_is_here() {
+        let setting = Setting { here: Some((ServerName::new("s1").unwrap(), ([127, 0, 0, 1], 1).into())), ..SETTING };
+        let held = |came| super::super::list::HeldList::whole(came);
+        let here = |came| {
+            let snapshot = Snapshot::build(held(came), &Snapshot::default(), &setting);
+            let mut here: Vec<_> =
+                snapshot.servers.values().filter(|server| server.here).map(|server| server.name.to_string()).collect();
+            here.sort();
+            here
+        };
+        assert_eq!(here(list(1, 1, &[])), ["s1"]);
+        let mut moved = list(1, 1, &[]);
+        moved.servers[0].data = ([127, 0, 0, 1], 9).into();
+        assert_eq!(here(moved), Vec::<String>::new());
     }
 
     #[test]

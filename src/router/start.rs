@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 use super::actor::{self, ListActor};
 use super::admin;
 use super::hello::Hello;
+use super::here::Here;
 use super::list::ListFile;
 use super::requests::Requests;
 use super::shared::{Rules, Shared, Trusted};
@@ -45,6 +46,8 @@ pub struct RouterConfig {
     pub heartbeat: Duration,
     pub trusted: Trusted,
     pub expose_version: bool,
+    /// The server in this process that requests go straight to, where there is one.
+    pub here: Option<Arc<dyn Here>>,
     pub limits: RouterLimits,
 }
 
@@ -86,7 +89,7 @@ pub struct RunningRouter {
     workers: Vec<Worker>,
     desk: ServerHandle,
     stop_timeout: Duration,
-    _actor: Addr<ListActor>,
+    actor: Addr<ListActor>,
 }
 
 struct Worker {
@@ -102,7 +105,7 @@ impl Router {
         let listeners = listen(config.http, workers)?;
         let desk_listener = bind(config.control)?;
         let (http, control) = (address(&listeners)?, desk_listener.local_addr()?);
-        let shared = Shared::new(rules(&config), workers);
+        let shared = Shared::new(rules(&config), workers, config.here.clone());
         let actor = begin_actor(&config, &shared, (http, control));
         let limits = &config.limits;
         let desk = admin::serve(desk_listener, control, Arc::clone(&shared), actor.clone(), limits.server_list_size)?;
@@ -117,7 +120,7 @@ impl Router {
         let workers = listeners.into_iter().enumerate().map(begin).collect();
         info!(%http, %control, "the router serves");
         let stop_timeout = limits.stop_timeout;
-        Ok(RunningRouter { http, control, shared, shutdown, workers, desk: handle, stop_timeout, _actor: actor })
+        Ok(RunningRouter { http, control, shared, shutdown, workers, desk: handle, stop_timeout, actor })
     }
 }
 
@@ -147,6 +150,8 @@ impl RunningRouter {
             arbiter.stop();
         }
         self.desk.stop(true).await;
+        // An actor that has ended has nothing to write.
+        let _ = self.actor.send(actor::Keep).await;
     }
 }
 

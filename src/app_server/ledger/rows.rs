@@ -1,28 +1,36 @@
 //! Owns the counters of programs' versions in their mapped file, a row each. Must not know requests.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::domain::names::{ProgramName, Version};
+use crate::proxy::cut;
 use crate::store::StoreError;
 use crate::store::mapped::Mapped;
 use crate::wire::messages::Counts;
 
 /// What the words of the file mean; raised whenever that changes.
-const LAYOUT: u64 = 0x726f_7773_0001;
-/// Words of a row: when it was made (0: free), lengths, name and version, counters.
-const ROW_WORDS: usize = 32;
+const LAYOUT: u64 = 0x726f_7773_0002;
+/// Counters are kept several times, a cache line each, so that workers do not wait for each other: a worker counts in its
+/// own lane, or shares one where there are more of them, and the sum is what counts.
+const LANES: usize = 8;
+const LANE_WORDS: usize = 8;
+/// Words of a row: when it was made (0: free), lengths, name and version; then the lanes.
+const ROW_WORDS: usize = FIRST_LANE + LANES * LANE_WORDS;
 const MADE: usize = 0;
 const LENGTHS: usize = 1;
 const NAME: std::ops::Range<usize> = 2..18;
-const COMPLETED: usize = 18;
-const COMPLETED_5XX: usize = 19;
-const CLIENT_LEFT: usize = 20;
-const CUT: usize = 21;
-const FAILED: usize = 22;
-const REFUSED: usize = 23;
+const FIRST_LANE: usize = 24;
+/// Words of a lane.
+const COMPLETED: usize = 0;
+const COMPLETED_5XX: usize = 1;
+const CLIENT_LEFT: usize = 2;
+const CUT: usize = 3;
+const FAILED: usize = 4;
+const REFUSED: usize = 5;
 
 /// How an admitted request ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,7 +130,7 @@ impl Rows {
         let words = self.words(index);
         words[MADE].store(0, Ordering::Release);
         words[LENGTHS..].iter().for_each(|word| word.store(0, Ordering::Relaxed));
-        write_text(&words[NAME], &format!("{program}{version}"));
+        write_text(&words[NAME], format!("{program}{version}").as_bytes());
         let lengths = program.as_str().len() | version.as_str().len() << 8;
         words[LENGTHS].store(lengths as u64, Ordering::Relaxed);
         words[MADE].store(newest + 1, Ordering::Release);
@@ -139,21 +147,27 @@ impl Rows {
         if index >= self.count {
             return;
         }
+        let lane = self.lane(index, thread_number() % LANES);
         if server_error {
-            self.words(index)[COMPLETED_5XX].fetch_add(1, Ordering::Relaxed);
+            lane[COMPLETED_5XX].fetch_add(1, Ordering::Relaxed);
         }
-        self.words(index)[word].fetch_add(1, Ordering::AcqRel);
+        lane[word].fetch_add(1, Ordering::AcqRel);
     }
 
     pub fn refused(&self, index: usize) {
-        self.words(index)[REFUSED].fetch_add(1, Ordering::Relaxed);
+        self.lane(index, thread_number() % LANES)[REFUSED].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn lane(&self, index: usize, lane: usize) -> &[AtomicU64] {
+        let first = FIRST_LANE + lane * LANE_WORDS;
+        &self.words(index)[first..first + LANE_WORDS]
     }
 
     /// All rows with their ends; `admitted` and `active` are not known here.
     pub fn counts(&self) -> Vec<(usize, ProgramName, Version, Counts)> {
         let row = |index: usize| {
             let (program, version) = self.name(index)?;
-            let read = |word: usize| self.words(index)[word].load(Ordering::Acquire);
+            let read = |word: usize| (0..LANES).map(|lane| self.lane(index, lane)[word].load(Ordering::Acquire)).sum();
             let counts = Counts {
                 completed: read(COMPLETED),
                 completed_5xx: read(COMPLETED_5XX),
@@ -169,18 +183,31 @@ impl Rows {
     }
 }
 
+/// This thread's number among those that count, by which they keep out of each other's way.
+pub(super) fn thread_number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) });
+    let number = NUMBER.get();
+    if number != usize::MAX {
+        return number;
+    }
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    NUMBER.set(number);
+    number
+}
+
 /// Writes text into words, cut to their room; answers how many bytes it took.
-pub(super) fn write_text(words: &[AtomicU64], text: &str) -> usize {
-    let mut length = text.len().min(words.len() * 8);
-    while !text.is_char_boundary(length) {
-        length -= 1;
+pub(super) fn write_text(words: &[AtomicU64], text: &[u8]) -> usize {
+    let text = cut(text, words.len() * 8);
+    let (whole, rest) = text.as_chunks::<8>();
+    for (word, bytes) in words.iter().zip(whole) {
+        word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
     }
-    for (word, bytes) in words.iter().zip(text.as_bytes()[..length].chunks(8)) {
-        let mut eight = [0; 8];
-        eight[..bytes.len()].copy_from_slice(bytes);
-        word.store(u64::from_le_bytes(eight), Ordering::Relaxed);
+    if !rest.is_empty() {
+        let last = rest.iter().rev().fold(0, |last, byte| last << 8 | u64::from(*byte));
+        words[whole.len()].store(last, Ordering::Relaxed);
     }
-    length
+    text.len()
 }
 
 pub(super) fn read_text(words: &[AtomicU64], length: usize) -> String {

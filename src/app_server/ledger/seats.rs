@@ -1,18 +1,15 @@
 //! Owns the active requests in their mapped file, a seat each, and beside it, in memory, what only this process can use:
-//! their ages and the way to cut them. Must not know programs by name.
+//! their ages and whether they are to be cut. Must not know programs by name.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use arc_swap::ArcSwapOption;
-
-use super::rows::{End, Row, read_text, write_text};
+use super::rows::{End, read_text, thread_number, write_text};
 use super::{Ledger, Told};
-use crate::proxy::Cut;
 use crate::store::StoreError;
 use crate::store::mapped::Mapped;
 
@@ -35,6 +32,8 @@ const ACTIVE: u64 = 2;
 const ENDING: u64 = 3;
 const TAKEN_ONCE: u64 = 4;
 const LONG_LIVED: u64 = 1 << 63;
+/// Words of the bits of taken seats on one cache line: each thread begins its search on one of its own.
+const LINE_WORDS: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Seats {
@@ -48,8 +47,16 @@ pub(super) struct Seats {
 
 #[derive(Debug, Default)]
 struct Beside {
-    cut: ArcSwapOption<Cut>,
+    /// The state of the request that is to be cut: of that one, and not of the next in its seat.
+    cut: AtomicU64,
     since_ms: AtomicU64,
+}
+
+/// A seat that was taken, and the state that tells its request from others in it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken {
+    pub index: usize,
+    state: u64,
 }
 
 /// A seat's content, as it was read.
@@ -102,12 +109,12 @@ impl Seats {
         &self.mapped.words()[index * SEAT_WORDS..(index + 1) * SEAT_WORDS]
     }
 
-    fn now_ms(&self) -> u64 {
-        self.began.elapsed().as_millis() as u64
+    fn ms(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.began).as_millis() as u64
     }
 
     /// Takes a free seat: each thread begins its search at a place of its own.
-    pub fn occupy(&self, row: usize, told: Told<'_>, cut: &Arc<Cut>) -> Option<usize> {
+    pub fn occupy(&self, row: usize, told: Told<'_>, now: Instant) -> Option<Taken> {
         let index = self.take_bit()?;
         let words = self.words(index);
         let taken = (words[STATE].load(Ordering::Relaxed) & !PHASE).wrapping_add(TAKEN_ONCE);
@@ -117,17 +124,16 @@ impl Seats {
         let method = write_text(&words[METHOD], told.method);
         let path = write_text(&words[PATH], told.path);
         words[LENGTHS].store((id | method << 8 | path << 16) as u64, Ordering::Relaxed);
-        self.beside[index].since_ms.store(self.now_ms(), Ordering::Relaxed);
-        self.beside[index].cut.store(Some(cut.clone()));
+        self.beside[index].since_ms.store(self.ms(now), Ordering::Relaxed);
         words[STATE].store(taken | ACTIVE, Ordering::Release);
-        Some(index)
+        Some(Taken { index, state: taken | ACTIVE })
     }
 
     fn take_bit(&self) -> Option<usize> {
         let words = self.taken.len();
-        let first = home(words);
+        let first = thread_number() * LINE_WORDS % words;
         for step in 0..words {
-            let at = (first + step) % words;
+            let at = if first + step < words { first + step } else { first + step - words };
             let word = &self.taken[at];
             let mut seen = word.load(Ordering::Relaxed);
             while seen != u64::MAX {
@@ -148,7 +154,6 @@ impl Seats {
 
     pub fn free(&self, index: usize) {
         let word = &self.words(index)[STATE];
-        self.beside[index].cut.store(None);
         word.store(word.load(Ordering::Relaxed) & !PHASE, Ordering::Release);
         self.taken[index / 64].fetch_and(!(1 << (index % 64)), Ordering::AcqRel);
     }
@@ -186,7 +191,7 @@ impl Seats {
             id: read_text(&words[ID], length(0)),
             method: read_text(&words[METHOD], length(8)),
             path: read_text(&words[PATH], length(16)),
-            age_ms: self.now_ms().saturating_sub(self.beside[index].since_ms.load(Ordering::Relaxed)),
+            age_ms: self.ms(Instant::now()).saturating_sub(self.beside[index].since_ms.load(Ordering::Relaxed)),
             long_lived: lengths & LONG_LIVED != 0,
         };
         self.is_still(index, state).then_some(seat)
@@ -208,16 +213,15 @@ impl Seats {
         active
     }
 
-    /// Cuts the request that was read; not one that took its seat since.
+    /// Cuts the request that was read; not one that took its seat since. Its worker has to be told.
     pub fn cut(&self, seat: &Occupied) -> bool {
-        let cut = self.beside[seat.index].cut.load_full();
-        match cut {
-            Some(cut) if self.is_still(seat.index, seat.state) => {
-                cut.cut();
-                true
-            }
-            _ => false,
-        }
+        // States rise: an older request's cut never takes the place of a newer one's.
+        self.beside[seat.index].cut.fetch_max(seat.state, Ordering::AcqRel);
+        self.is_still(seat.index, seat.state)
+    }
+
+    pub fn is_cut(&self, seat: Taken) -> bool {
+        self.beside[seat.index].cut.load(Ordering::Acquire) == seat.state
     }
 
     pub fn taken(&self) -> u64 {
@@ -227,34 +231,28 @@ impl Seats {
     }
 }
 
-/// Where this thread's search for a free seat begins.
-fn home(words: usize) -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local!(static HOME: Cell<Option<usize>> = const { Cell::new(None) });
-    let home = HOME.get().unwrap_or_else(|| {
-        let home = NEXT.fetch_add(7, Ordering::Relaxed);
-        HOME.set(Some(home));
-        home
-    });
-    home % words
-}
-
-/// One active request's place in the ledger. It ends exactly once; dropped without an end, it failed.
+/// One active request's place in the ledger. It ends exactly once; dropped without an end, it failed. Whoever has it holds
+/// its row too, by the claim that it came with.
 #[derive(Debug)]
 pub struct Seat {
-    ledger: Arc<Ledger>,
-    row: Arc<Row>,
-    index: usize,
+    ledger: Rc<Arc<Ledger>>,
+    row: usize,
+    taken: Taken,
     over: bool,
 }
 
 impl Seat {
-    pub(super) fn new(ledger: Arc<Ledger>, row: Arc<Row>, index: usize) -> Self {
-        Self { ledger, row, index, over: false }
+    pub(super) fn new(ledger: Rc<Arc<Ledger>>, row: usize, taken: Taken) -> Self {
+        Self { ledger, row, taken, over: false }
     }
 
     pub fn set_long_lived(&self) {
-        self.ledger.set_long_lived(self.index);
+        self.ledger.set_long_lived(self.taken.index);
+    }
+
+    /// Whether it is to end now.
+    pub fn is_cut(&self) -> bool {
+        self.ledger.is_cut(self.taken)
     }
 
     pub fn end(mut self, end: End) {
@@ -268,7 +266,7 @@ impl Seat {
 
     fn finish(&mut self, end: Option<End>) {
         if !std::mem::replace(&mut self.over, true) {
-            self.ledger.end(&self.row, self.index, end);
+            self.ledger.end(self.row, self.taken.index, end);
         }
     }
 }

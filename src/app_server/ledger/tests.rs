@@ -2,10 +2,14 @@
 
 use super::*;
 
-const TOLD: Told<'static> = Told { id: "r1", method: "GET", path: "/export" };
+const TOLD: Told<'static> = Told { id: b"r1", method: b"GET", path: b"/export" };
 
 fn open(dir: &Path, seats: usize) -> Opened {
     Ledger::open(dir, NodeName::new("s1").unwrap(), 3, seats, "now").unwrap()
+}
+
+fn seat(ledger: &Rc<Arc<Ledger>>, row: &Row) -> Option<Seat> {
+    Ledger::seat(ledger, row, TOLD, Instant::now())
 }
 
 fn row(ledger: &Arc<Ledger>, program: &str, version: &str) -> Arc<Row> {
@@ -19,16 +23,16 @@ fn counts(ledger: &Ledger) -> Counts {
 #[test]
 fn every_request_ends_in_exactly_one_count_and_the_account_balances() {
     let dir = tempfile::tempdir().unwrap();
-    let ledger = Arc::new(open(dir.path(), 10).ledger);
+    let ledger = Rc::new(Arc::new(open(dir.path(), 10).ledger));
     let row = row(&ledger, "shop", "1.0");
-    let seat = || ledger.seat(&row, TOLD, &Cut::new()).unwrap();
-    seat().end(End::Completed { server_error: false });
-    seat().end(End::Completed { server_error: true });
-    seat().end(End::ClientLeft);
-    seat().end(End::Cut);
-    drop(seat());
-    seat().withdraw();
-    let active = seat();
+    let sat = || seat(&ledger, &row).unwrap();
+    sat().end(End::Completed { server_error: false });
+    sat().end(End::Completed { server_error: true });
+    sat().end(End::ClientLeft);
+    sat().end(End::Cut);
+    drop(sat());
+    sat().withdraw();
+    let active = sat();
     ledger.refused(&row);
     let expected = Counts {
         admitted: 6,
@@ -49,10 +53,10 @@ fn every_request_ends_in_exactly_one_count_and_the_account_balances() {
 #[test]
 fn requests_of_a_dead_process_are_named_and_counted_once() {
     let (living, dead) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let ledger = Arc::new(open(living.path(), 10).ledger);
+    let ledger = Rc::new(Arc::new(open(living.path(), 10).ledger));
     let row = row(&ledger, "shop", "1.0");
-    let _active = ledger.seat(&row, TOLD, &Cut::new()).unwrap();
-    ledger.seat(&row, TOLD, &Cut::new()).unwrap().end(End::Cut);
+    let _active = seat(&ledger, &row).unwrap();
+    seat(&ledger, &row).unwrap().end(End::Cut);
     // What the files hold at this moment is what a kill leaves.
     for file in ["counts", "active"] {
         std::fs::copy(living.path().join(file), dead.path().join(file)).unwrap();
@@ -72,41 +76,45 @@ fn requests_of_a_dead_process_are_named_and_counted_once() {
 #[test]
 fn used_up_seats_are_told_and_freed_ones_are_used_again() {
     let dir = tempfile::tempdir().unwrap();
-    let ledger = Arc::new(open(dir.path(), 2).ledger);
+    let ledger = Rc::new(Arc::new(open(dir.path(), 2).ledger));
     let row = row(&ledger, "shop", "1.0");
-    let first = ledger.seat(&row, TOLD, &Cut::new()).unwrap();
-    let second = ledger.seat(&row, TOLD, &Cut::new());
-    assert!(second.is_some() && ledger.seat(&row, TOLD, &Cut::new()).is_none());
+    let first = seat(&ledger, &row).unwrap();
+    let second = seat(&ledger, &row);
+    assert!(second.is_some() && seat(&ledger, &row).is_none());
     assert_eq!(ledger.active_total(), 2);
     first.end(End::ClientLeft);
-    assert!(ledger.seat(&row, TOLD, &Cut::new()).is_some());
+    assert!(seat(&ledger, &row).is_some());
 }
 
 #[test]
 fn a_cut_ends_the_requests_of_its_program_alone_and_the_long_lived_first() {
     let dir = tempfile::tempdir().unwrap();
-    let ledger = Arc::new(open(dir.path(), 10).ledger);
+    let ledger = Rc::new(Arc::new(open(dir.path(), 10).ledger));
     let (shop, mail) = (row(&ledger, "shop", "1.0"), row(&ledger, "mail", "1.0"));
-    let cuts = [Cut::new(), Cut::new(), Cut::new()];
-    let short = ledger.seat(&shop, TOLD, &cuts[0]).unwrap();
-    let long = ledger.seat(&shop, TOLD, &cuts[1]).unwrap();
-    let _other = ledger.seat(&mail, TOLD, &cuts[2]).unwrap();
+    let (short, long, other) = (seat(&ledger, &shop), seat(&ledger, &shop), seat(&ledger, &mail));
+    let (short, long, other) = (short.unwrap(), long.unwrap(), other.unwrap());
+    let mut nudges = ledger.nudge().take();
     long.set_long_lived();
     let name = ProgramName::new("shop").unwrap();
     assert_eq!(ledger.cut_requests(&name, true), 1);
-    assert_eq!(cuts.each_ref().map(|cut| cut.is_cut()), [false, true, false]);
+    assert_eq!([&short, &long, &other].map(Seat::is_cut), [false, true, false]);
+    assert!(nudges.has_changed().unwrap());
+    nudges.borrow_and_update();
     assert_eq!(ledger.cut_requests(&name, false), 2);
-    assert_eq!(cuts.each_ref().map(|cut| cut.is_cut()), [true, true, false]);
+    assert_eq!([&short, &long, &other].map(Seat::is_cut), [true, true, false]);
+    assert!(nudges.has_changed().unwrap());
     assert_eq!(ledger.active(&name, 10).len(), 2);
     assert_eq!(ledger.oldest(&name).unwrap().path, "/export");
     drop((short, long));
     assert!(ledger.oldest(&name).is_none());
+    let next = [(); 10].map(|()| seat(&ledger, &shop));
+    assert!(next.iter().flatten().count() == 9 && !next.iter().flatten().any(Seat::is_cut), "a cut is for one request");
 }
 
 #[test]
 fn the_oldest_row_that_nobody_holds_gives_way() {
     let dir = tempfile::tempdir().unwrap();
-    let ledger = Arc::new(open(dir.path(), 2).ledger);
+    let ledger = Rc::new(Arc::new(open(dir.path(), 2).ledger));
     let held = row(&ledger, "shop", "1.0");
     for version in ["2.0", "3.0", "4.0"] {
         row(&ledger, "shop", version);
@@ -124,11 +132,11 @@ fn the_oldest_row_that_nobody_holds_gives_way() {
 #[test]
 fn long_words_are_cut_to_their_room() {
     let dir = tempfile::tempdir().unwrap();
-    let ledger = Arc::new(open(dir.path(), 2).ledger);
+    let ledger = Rc::new(Arc::new(open(dir.path(), 2).ledger));
     let row = row(&ledger, "shop", "1.0");
     let path = format!("/{}", "é".repeat(200));
-    let told = Told { id: "r1", method: "PROPPATCHPROPPATCH", path: &path };
-    let _seat = ledger.seat(&row, told, &Cut::new()).unwrap();
+    let told = Told { id: b"r1", method: b"PROPPATCHPROPPATCH", path: path.as_bytes() };
+    let _seat = Ledger::seat(&ledger, &row, told, Instant::now()).unwrap();
     let active = ledger.active(&ProgramName::new("shop").unwrap(), 10);
     assert!(path.starts_with(&active[0].path) && active[0].path.len() > 140);
     assert_eq!(active[0].method, "PROPPATCHPROPPAT");
@@ -142,4 +150,41 @@ fn names_of_failures_are_bounded() {
         ledger.fail(&ProgramName::new("shop").unwrap(), TOLD, "why");
     }
     assert_eq!(ledger.cut(&RunId::new("r").unwrap()).failures.len(), FAILURES_MAX);
+}
+
+#[test]
+fn what_many_threads_count_is_counted_once_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Arc::new(open(dir.path(), 64).ledger);
+    let row = row(&ledger, "shop", "1.0");
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| {
+                let ledger = Rc::new(ledger.clone());
+                for n in 0..100 {
+                    let seat = seat(&ledger, &row).unwrap();
+                    seat.end(End::Completed { server_error: n % 10 == 0 });
+                }
+                ledger.refused(&row);
+            });
+        }
+        let mut last = 0;
+        while last < 2_000 {
+            let now = counts(&ledger);
+            assert!(now.completed >= last && now.admitted == now.completed + now.active);
+            last = now.completed;
+        }
+    });
+    let now = counts(&ledger);
+    assert_eq!((now.completed, now.completed_5xx, now.refused, now.active), (2_000, 200, 20, 0));
+}
+
+#[test]
+fn texts_are_read_as_they_were_written_whatever_was_there() {
+    let words: Vec<std::sync::atomic::AtomicU64> = (0..3).map(|_| u64::MAX.into()).collect();
+    for text in ["", "a", "12345678", "123456789", "123456789012345678901234", "éééé"] {
+        let length = rows::write_text(&words, text.as_bytes());
+        assert_eq!(rows::read_text(&words, length), text);
+    }
+    assert_eq!(rows::write_text(&words, "x".repeat(30).as_bytes()), 24);
 }

@@ -204,11 +204,16 @@ impl Dispatch {
 
     /// The best candidate that this round has not asked.
     fn choose<'v>(&self, view: impl Iterator<Item = Candidate<'v>> + Clone) -> Option<(usize, Candidate<'v>)> {
-        let count = view.clone().count().max(1);
-        let first = self.turn % count;
+        // Most views know how many they are, and need not be walked for it.
+        let count = match view.size_hint() {
+            (least, Some(most)) if least == most => least,
+            _ => view.clone().count(),
+        };
+        let first = self.turn % count.max(1);
+        let turn = |place: usize| if place >= first { place - first } else { place + count - first };
         let asked = |server: &ServerName| self.heard.iter().any(|heard| heard.asked && heard.server == *server);
         let left = view.enumerate().filter(|(_, candidate)| !asked(candidate.server));
-        left.min_by_key(|(place, candidate)| (candidate.standing, candidate.active, (place + count - first) % count))
+        left.min_by_key(|(place, candidate)| (candidate.standing, candidate.active, turn(*place)))
     }
 
     /// Whether the round that is now over ends the asking. All that is in the view was asked in it.

@@ -1,7 +1,9 @@
 //! Owns patterns with `*` at their start or end, and how one text finds the closest of many. Must not know what the
 //! texts are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+
+use foldhash::HashMap;
 
 /// Bytes of a text that are looked at; a longer one matches no pattern, so that no request costs more than this.
 pub const LONGEST_TEXT: usize = 1024;
@@ -20,7 +22,7 @@ type ByLength<T> = BTreeMap<usize, HashMap<Box<[u8]>, T>>;
 
 impl<T> Default for Patterns<T> {
     fn default() -> Self {
-        Self { exact: HashMap::new(), starts: BTreeMap::new(), ends: BTreeMap::new(), within: BTreeMap::new() }
+        Self { exact: HashMap::default(), starts: BTreeMap::new(), ends: BTreeMap::new(), within: BTreeMap::new() }
     }
 }
 

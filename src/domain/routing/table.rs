@@ -10,8 +10,9 @@
 //! Two programs with one rule: the first given keeps it. Asking costs the same for ten programs and for ten thousand.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fmt;
+
+use foldhash::HashMap;
 
 use super::pattern::Patterns;
 use crate::domain::program::{Manifest, Match};
@@ -95,7 +96,7 @@ impl Prefixes {
             if let Some(rule) = self.rules.get(&path[..end]) {
                 return Some(*rule);
             }
-            end = path[..end].rfind('/').unwrap_or(0);
+            end = path.as_bytes()[..end].iter().rposition(|byte| *byte == b'/').unwrap_or(0);
         }
         self.rules.get("/").copied()
     }
@@ -168,7 +169,10 @@ impl RouteTable {
         H: IntoIterator<Item = (&'h str, &'h [u8])>,
     {
         let rule = self.by_header(ask.headers);
-        let rule = rule.or_else(|| self.hosts.get(bare_host(ask.host).as_ref())?.find(ask.path));
+        let rule = rule.or_else(|| match self.hosts.is_empty() {
+            true => None,
+            false => self.hosts.get(bare_host(ask.host).as_ref())?.find(ask.path),
+        });
         let rule = rule.or_else(|| self.any_host.find(ask.path));
         let rule = rule.or_else(|| self.by_file_name(ask.path)).or(self.rest)?;
         let (program, rule) = &self.rules[rule];
@@ -201,10 +205,9 @@ fn lower(text: &str) -> Cow<'_, str> {
 
 /// A host in lower case, without its port and without the dot of its root.
 fn bare_host(host: &str) -> Cow<'_, str> {
-    let end = match host.rfind(':') {
-        Some(colon) if !host[colon..].contains(']') => colon,
-        _ => host.len(),
-    };
+    // The last of the two: a colon within the brackets of an IPv6 address begins no port.
+    let last = host.bytes().rposition(|byte| matches!(byte, b':' | b']'));
+    let end = last.filter(|at| host.as_bytes()[*at] == b':').unwrap_or(host.len());
     lower(host[..end].strip_suffix('.').unwrap_or(&host[..end]))
 }
 

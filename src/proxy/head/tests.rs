@@ -217,3 +217,23 @@ mod routed {
         }
     }
 }
+
+impl<'a> RequestHead<'a> {
+    /// A head for tests of roles, with nothing unusual in it.
+    pub(crate) fn of_test(method: &'a str, path: &'a str, headers: &'a [httparse::Header<'a>]) -> Self {
+        Self {
+            method,
+            path,
+            query: None,
+            host: "any",
+            headers,
+            body: Framing::Empty,
+            websocket: false,
+            expects_continue: false,
+            http10: false,
+            keep_alive: true,
+            lists_headers: false,
+            bytes: b"",
+        }
+    }
+}

@@ -46,7 +46,8 @@ pub struct Script {
 }
 
 pub fn target(addr: SocketAddr) -> Target {
-    Target { addr, key: u64::from(addr.port()), authenticated: false, request_timeout: Duration::from_secs(5) }
+    let (key, request_timeout) = (u64::from(addr.port()), Duration::from_secs(5));
+    Target { addr, key, authenticated: false, request_timeout, body_limit: u64::MAX }
 }
 
 /// A target whose refusals are believed.

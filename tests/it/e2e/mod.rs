@@ -8,4 +8,5 @@ mod management;
 mod others;
 mod partition;
 mod servers;
+mod together;
 mod upgrades;

@@ -197,6 +197,7 @@ pub fn config(dir: &Path) -> RouterConfig {
         heartbeat: Duration::from_millis(50),
         trusted: Arc::new(|_| false),
         expose_version: false,
+        here: None,
         limits: RouterLimits { probe_interval: Duration::from_millis(50), ..RouterLimits::default() },
     }
 }

@@ -27,6 +27,8 @@ const ASK: Duration = Duration::from_secs(5);
 pub struct Shape {
     pub servers: u8,
     pub routers: u8,
+    /// One server, one router and management in one process, named "server-1".
+    pub together: bool,
     /// Settings of every node.
     pub sets: Vec<String>,
     /// Ports that a server has for its instances.
@@ -37,7 +39,7 @@ pub struct Shape {
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { servers: 3, routers: 1, sets: Vec::new(), ports: 40, data_dirs: Vec::new() }
+        Self { servers: 3, routers: 1, together: false, sets: Vec::new(), ports: 40, data_dirs: Vec::new() }
     }
 }
 
@@ -53,6 +55,7 @@ pub struct Cluster {
     dir: tempfile::TempDir,
     block: Block,
     nodes: Vec<Node>,
+    routers: u8,
 }
 
 impl Cluster {
@@ -63,22 +66,32 @@ impl Cluster {
 
     pub fn shaped(shape: Shape) -> Self {
         let dir = tempfile::Builder::new().prefix("e2e-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let mut cluster = Self { dir, block: Block::claim(), nodes: Vec::new() };
-        cluster.add(MANAGEMENT, "management", &[format!("management.listen={}", cluster.api())], &shape);
-        for number in 1..=shape.routers {
-            let sets = [
+        let mut cluster = Self { dir, block: Block::claim(), nodes: Vec::new(), routers: shape.routers };
+        let management = [format!("management.listen={}", cluster.api())];
+        let router = |cluster: &Self, number: u8| {
+            [
                 format!("router.http={}", cluster.block.at(10 + number, HTTP_PORT)),
                 format!("router.control={}", cluster.block.at(10 + number, 7_410)),
-            ];
-            cluster.add(&format!("router-{number}"), "router", &sets, &shape);
-        }
-        for number in 1..=shape.servers {
-            let sets = [
-                format!("app_server.data={}", cluster.block.at(20 + number, 7_421)),
+            ]
+        };
+        let server = |cluster: &Self, number: u8| {
+            [
+                format!("app_server.data={}", cluster.data_port(number)),
                 format!("app_server.control={}", cluster.block.at(20 + number, 7_420)),
                 format!("app_server.ports={}", cluster.block.ports(number, shape.ports)),
-            ];
-            cluster.add(&format!("server-{number}"), "app-server", &sets, &shape);
+            ]
+        };
+        if shape.together {
+            let sets = [&management[..], &router(&cluster, 1), &server(&cluster, 1)].concat();
+            cluster.add("server-1", "router,app-server,management", &sets, &shape);
+        } else {
+            cluster.add(MANAGEMENT, "management", &management, &shape);
+            for number in 1..=shape.routers {
+                cluster.add(&format!("router-{number}"), "router", &router(&cluster, number), &shape);
+            }
+            for number in 1..=shape.servers {
+                cluster.add(&format!("server-{number}"), "app-server", &server(&cluster, number), &shape);
+            }
         }
         cluster.nodes.iter_mut().for_each(Node::start);
         cluster.until_all_up();
@@ -117,8 +130,8 @@ impl Cluster {
             let away: Vec<_> = names.difference(&up).filter(|name| *name != MANAGEMENT).collect();
             if away.is_empty() { Ok(()) } else { Err(format!("down: {away:?}")) }
         });
-        for number in 1..=self.nodes.iter().filter(|node| node.name.starts_with("router")).count() {
-            let control = self.block.at(10 + number as u8, 7_410);
+        for number in 1..=self.routers {
+            let control = self.block.at(10 + number, 7_410);
             until("the router is ready", SOON, || {
                 let answer = http::ask(control, "GET /.neap/ready", b"", ASK)?;
                 if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
@@ -138,6 +151,11 @@ impl Cluster {
     /// An address of this cluster's own that no node has.
     pub fn spare(&self, port: u16) -> std::net::SocketAddr {
         self.block.at(99, port)
+    }
+
+    /// Where a server takes requests from routers.
+    pub fn data_port(&self, number: u8) -> std::net::SocketAddr {
+        self.block.at(20 + number, 7_421)
     }
 
     /// Where clients of a program go, by the router of that number.

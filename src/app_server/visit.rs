@@ -1,0 +1,157 @@
+//! Owns one request's stay at this server: claimed or refused, seated in the ledger, its end counted. Must not know by
+//! which way it came (`requests`: over the wire; `direct`: from a router in this process), or how bytes move.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::claims::{Claim, Claims, Entries, Entry, Refused};
+use super::ledger::{End, Ledger, Seat, Told};
+use crate::domain::names::{Generation, ProgramName, Version};
+use crate::proxy::{About, Failure, Target};
+
+/// Instances that one request tries, where each was replaced meanwhile.
+const TRIES_MAX: usize = 3;
+
+/// What one worker's requests have in common.
+#[derive(Debug)]
+pub struct Desk {
+    entries: Entries,
+    ledger: Rc<Arc<Ledger>>,
+}
+
+impl Desk {
+    pub fn new(claims: Arc<Claims>, ledger: Arc<Ledger>) -> Self {
+        Self { entries: Entries::new(claims), ledger: Rc::new(ledger) }
+    }
+
+    /// A request for a program; one that this server does not know is refused when it asks to be admitted.
+    pub fn visit(self: &Rc<Self>, program: &str) -> Visit {
+        Visit { desk: self.clone(), entry: self.entries.entry(program), admitted: None, tries: 0 }
+    }
+
+    /// After a nudge: lets go of what is not so any more.
+    pub fn nudged(&self) {
+        self.entries.refresh();
+    }
+}
+
+/// One request at this server.
+#[derive(Debug)]
+pub struct Visit {
+    desk: Rc<Desk>,
+    /// `None`: no such program here.
+    entry: Option<Rc<Entry>>,
+    admitted: Option<Admitted>,
+    tries: usize,
+}
+
+/// The seat is given up before the claim: a drained gate finds everything counted.
+#[derive(Debug)]
+struct Admitted {
+    seat: Seat,
+    claim: Claim,
+}
+
+impl Visit {
+    /// Bytes of body that the program takes as it is now; what nobody takes has no bound.
+    pub fn body_limit(&self) -> u64 {
+        let target = self.entry.as_ref().and_then(|entry| entry.read().target.as_ref().map(|target| target.body_limit));
+        target.unwrap_or(u64::MAX)
+    }
+
+    /// Claims the instance that takes requests, and a seat in the ledger; what is refused is counted so.
+    pub fn admit(&mut self, about: &About, now: Instant) -> Result<Target, Refused> {
+        let admitted = self.claim(about, now);
+        if admitted.is_err() {
+            self.count_refusal();
+        }
+        admitted
+    }
+
+    fn claim(&mut self, about: &About, now: Instant) -> Result<Target, Refused> {
+        self.tries += 1;
+        let Some(entry) = &self.entry else { return Err(Refused { generation: Generation(0) }) };
+        let claim = entry.claim()?;
+        let nowhere = Refused { generation: claim.word().generation() };
+        let Some(to) = claim.target() else { return Err(nowhere) };
+        let (addr, key, request_timeout, body_limit) = (to.addr, to.key, to.request_timeout, to.body_limit);
+        let seat = Ledger::seat(&self.desk.ledger, &to.row, Told::of(about), now).ok_or(nowhere)?;
+        self.admitted = Some(Admitted { seat, claim });
+        // A program is no server of the cluster: its Neap-Refused is not believed.
+        Ok(Target { addr, key, authenticated: false, request_timeout, body_limit })
+    }
+
+    fn count_refusal(&self) {
+        let admission = self.entry.as_ref().map(|entry| entry.read());
+        if let Some(target) = admission.as_ref().and_then(|admission| admission.target.as_ref()) {
+            self.desk.ledger.refused(&target.row);
+        }
+    }
+
+    /// The instance took no connection: the request never was one of this server's (protocol P1). `None`: it has been
+    /// replaced meanwhile, and the request may be admitted again; else it is refused.
+    pub fn not_connected(&mut self) -> Option<Refused> {
+        let Admitted { seat, claim } = self.admitted.take()?;
+        seat.withdraw();
+        if claim.is_outdated() && self.tries < TRIES_MAX {
+            return None;
+        }
+        self.count_refusal();
+        Some(Refused { generation: claim.word().generation() })
+    }
+
+    /// It was admitted, and will not be sent after all.
+    pub fn withdraw(&mut self) {
+        if let Some(Admitted { seat, claim }) = self.admitted.take() {
+            seat.withdraw();
+            drop(claim);
+        }
+    }
+
+    /// The version of the instance that it was admitted to.
+    pub fn version(&self) -> Option<&Version> {
+        let target = self.admitted.as_ref()?.claim.target()?;
+        Some(&target.release.version)
+    }
+
+    pub fn set_long_lived(&self) {
+        if let Some(admitted) = &self.admitted {
+            admitted.seat.set_long_lived();
+        }
+    }
+
+    /// Whether it is to end now.
+    pub fn is_cut(&self) -> bool {
+        self.admitted.as_ref().is_some_and(|admitted| admitted.seat.is_cut())
+    }
+
+    /// It ended, if it was admitted at all.
+    pub fn end(&mut self, end: End) {
+        if let Some(Admitted { seat, claim }) = self.admitted.take() {
+            seat.end(end);
+            drop(claim);
+        }
+    }
+
+    /// It failed, and is named.
+    pub fn fail(&mut self, failure: Failure, about: &About) {
+        if let (Some(entry), true) = (&self.entry, self.admitted.is_some()) {
+            self.desk.ledger.fail(entry.program(), Told::of(about), reason(failure));
+        }
+        self.end(End::Failed);
+    }
+
+    pub fn program(&self) -> Option<&ProgramName> {
+        self.entry.as_ref().map(|entry| entry.program())
+    }
+}
+
+fn reason(failure: Failure) -> &'static str {
+    match failure {
+        Failure::NoResponse => "the program gave no answer",
+        Failure::Timeout => "the program did not answer within request_timeout",
+        Failure::Truncated => "the program's answer broke off",
+        Failure::Panic => "neap made a mistake",
+    }
+}
