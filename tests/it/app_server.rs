@@ -22,7 +22,10 @@ async fn an_installed_program_takes_requests_and_its_own_refusal_header_is_not_p
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("Neap-Version: 1.0"), "{answer}");
     assert!(!answer.contains("forged"), "{answer}");
     assert!(get(node.data, "/", "").starts_with("HTTP/1.1 400"));
-    assert!(ground.hears(|said| matches!(said, ToManagement::Upgraded { .. })));
+    eventually("the upgrade is told", async || {
+        ground.hears(|said| matches!(said, ToManagement::Upgraded { .. })).then_some(())
+    })
+    .await;
     let sealed = ground.seal(&node).await;
     assert_eq!(sealed.manifests.len(), 1);
     let cut = ground.ledger(&node).await;
