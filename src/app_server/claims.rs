@@ -18,6 +18,7 @@ use super::ledger::Row;
 use super::nudge::Nudge;
 use crate::domain::gate::{Gate, NotDrained, Word};
 use crate::domain::names::{Generation, ProgramName, Release};
+use crate::proxy::Kept;
 
 /// Times that a claim reads a pointer that keeps moving. Each move is a transition of the placement, each of which is
 /// flushed to disk: nobody meets this bound.
@@ -80,14 +81,14 @@ pub struct Entries {
 #[derive(Debug)]
 pub struct Entry {
     slot: Arc<Slot>,
-    last: RefCell<Rc<Arc<Admission>>>,
+    last: RefCell<Kept<Admission>>,
 }
 
 /// One admitted request; given back by drop.
 #[derive(Debug)]
 pub struct Claim {
     entry: Rc<Entry>,
-    admission: Rc<Arc<Admission>>,
+    admission: Kept<Admission>,
 }
 
 impl Claims {
@@ -185,7 +186,7 @@ impl Entry {
     }
 
     /// The pointer, read anew.
-    pub fn read(&self) -> Rc<Arc<Admission>> {
+    pub fn read(&self) -> Kept<Admission> {
         let now = self.slot.admission.load();
         let mut last = self.last.borrow_mut();
         if !Arc::ptr_eq(&now, &last) {

@@ -11,7 +11,6 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -21,7 +20,7 @@ pub use seats::Seat;
 use super::nudge::Nudge;
 use crate::domain::names::{NodeName, ProgramName, RunId, Version};
 use crate::domain::server_list::OldestActive;
-use crate::proxy::About;
+use crate::proxy::{About, Kept};
 use crate::store::StoreError;
 use crate::wire::messages::{ActiveRequest, Counts, LedgerCut, LedgerEntry, LedgerFailure};
 use rows::Rows;
@@ -101,7 +100,7 @@ impl Ledger {
     }
 
     /// A seat for one admitted request; `None` when all are taken.
-    pub fn seat(ledger: &Rc<Arc<Self>>, row: &Row, told: Told<'_>, now: Instant) -> Option<Seat> {
+    pub fn seat(ledger: &Kept<Self>, row: &Row, told: Told<'_>, now: Instant) -> Option<Seat> {
         let taken = ledger.seats.occupy(row.index(), told, now)?;
         Some(Seat::new(ledger.clone(), row.index(), taken))
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::claims::{Claim, Claims, Entries, Entry, Refused};
 use super::ledger::{End, Ledger, Seat, Told};
 use crate::domain::names::{Generation, ProgramName, Version};
-use crate::proxy::{About, Failure, Target};
+use crate::proxy::{About, Failure, Kept, Target};
 
 /// Instances that one request tries, where each was replaced meanwhile.
 const TRIES_MAX: usize = 3;
@@ -17,7 +17,7 @@ const TRIES_MAX: usize = 3;
 #[derive(Debug)]
 pub struct Desk {
     entries: Entries,
-    ledger: Rc<Arc<Ledger>>,
+    ledger: Kept<Ledger>,
 }
 
 impl Desk {

@@ -56,3 +56,7 @@ pub use response::ResponseHead;
 pub use serve::{Door, Shutdown, serve};
 pub use upload::too_large;
 pub use writer::HeadWriter;
+
+/// What all workers share, as one of them holds it for its requests: they count its holders among themselves, and touch no
+/// count that other workers touch.
+pub type Kept<T> = std::rc::Rc<std::sync::Arc<T>>;

@@ -16,7 +16,7 @@ use super::worker::{Local, Worker};
 use crate::domain::names::{Generation, RunId};
 use crate::domain::routing::dispatch::Bounds;
 use crate::domain::routing::{self, Dispatch, GiveUp};
-use crate::proxy::{Answer, Framing, Next, Outcome, Target, too_large};
+use crate::proxy::{Answer, Framing, Kept, Next, Outcome, Target, too_large};
 use crate::wire::messages::LedgerFailure;
 
 /// What a client that got no server is told to wait.
@@ -43,7 +43,7 @@ pub struct Request {
     /// Where it is tried is in this process.
     visit: Option<Box<dyn Visit>>,
     /// A server's answer has begun, and was counted here.
-    counted: Option<Rc<Arc<Counter>>>,
+    counted: Option<Kept<Counter>>,
     refused_before: bool,
     /// It was sent once more after it was cut.
     repeated: bool,
@@ -93,7 +93,7 @@ impl Drop for Claim {
 
 /// This request's place among those held; counted until dropped.
 struct Held {
-    counter: Rc<Arc<Counter>>,
+    counter: Kept<Counter>,
     _place: HeldPlace,
 }
 
@@ -188,7 +188,7 @@ impl Request {
         Some(Next::Try(Target { request_timeout, key: target.key | HERE, ..target }))
     }
 
-    fn program_counter(&self) -> Rc<Arc<Counter>> {
+    fn program_counter(&self) -> Kept<Counter> {
         self.program.counter(&self.worker, None, None)
     }
 
@@ -277,7 +277,7 @@ impl Request {
     }
 
     /// Where it is counted before an answer began, or when none did.
-    fn counter(&self, version: Option<&str>) -> Rc<Arc<Counter>> {
+    fn counter(&self, version: Option<&str>) -> Kept<Counter> {
         match &self.at {
             Some(claim) => claim.local.counter(&self.worker, Some(claim.place), version),
             None => self.program.counter(&self.worker, None, version),

@@ -13,6 +13,7 @@ use super::ledger::{Counter, Row};
 use super::shared::Shared;
 use super::snapshot::{Placement, Program, Snapshot};
 use crate::domain::names::{ProgramName, RunId, Version};
+use crate::proxy::Kept;
 
 /// Counters of one program that a worker has at hand: a few servers by a few versions.
 const COUNTERS_AT_HAND: usize = 64;
@@ -48,7 +49,7 @@ pub struct Local {
 struct AtHand {
     place: Option<usize>,
     version: Option<Version>,
-    counter: Rc<Arc<Counter>>,
+    counter: Kept<Counter>,
 }
 
 impl Worker {
@@ -128,7 +129,7 @@ impl Local {
 
     /// Where this worker counts requests of the program at a placement and a version, as far as they are known. What is
     /// no version counts as none.
-    pub fn counter(&self, worker: &Worker, place: Option<usize>, version: Option<&str>) -> Rc<Arc<Counter>> {
+    pub fn counter(&self, worker: &Worker, place: Option<usize>, version: Option<&str>) -> Kept<Counter> {
         let mut counters = self.counters.borrow_mut();
         let is_it = |one: &&AtHand| one.place == place && one.version.as_ref().map(Version::as_str) == version;
         if let Some(known) = counters.iter().find(is_it) {

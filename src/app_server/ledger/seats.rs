@@ -3,13 +3,12 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::rows::{End, read_text, thread_number, write_text};
 use super::{Ledger, Told};
+use crate::proxy::Kept;
 use crate::store::StoreError;
 use crate::store::mapped::Mapped;
 
@@ -235,14 +234,14 @@ impl Seats {
 /// its row too, by the claim that it came with.
 #[derive(Debug)]
 pub struct Seat {
-    ledger: Rc<Arc<Ledger>>,
+    ledger: Kept<Ledger>,
     row: usize,
     taken: Taken,
     over: bool,
 }
 
 impl Seat {
-    pub(super) fn new(ledger: Rc<Arc<Ledger>>, row: usize, taken: Taken) -> Self {
+    pub(super) fn new(ledger: Kept<Ledger>, row: usize, taken: Taken) -> Self {
         Self { ledger, row, taken, over: false }
     }
 

@@ -1,5 +1,7 @@
 //! Counting, cutting, and what a death leaves.
 
+use std::rc::Rc;
+
 use super::*;
 
 const TOLD: Told<'static> = Told { id: b"r1", method: b"GET", path: b"/export" };
@@ -8,7 +10,7 @@ fn open(dir: &Path, seats: usize) -> Opened {
     Ledger::open(dir, NodeName::new("s1").unwrap(), 3, seats, "now").unwrap()
 }
 
-fn seat(ledger: &Rc<Arc<Ledger>>, row: &Row) -> Option<Seat> {
+fn seat(ledger: &Kept<Ledger>, row: &Row) -> Option<Seat> {
     Ledger::seat(ledger, row, TOLD, Instant::now())
 }
 
