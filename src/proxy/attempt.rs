@@ -47,7 +47,7 @@ pub(super) async fn run<R: Attempts>(x: &mut Exchange<'_, '_, R>, target: &Targe
     let repeatable = x.meta.idempotent && x.body.is_repeatable();
     let limits = &x.worker.limits;
     let max_idle = if repeatable { limits.pool_idle } else { limits.reuse_idle };
-    if let Some(stream) = x.worker.pool.take(target.key, max_idle, repeatable) {
+    if let Some(stream) = x.worker.pool.take(target.key, max_idle, repeatable, x.worker.seats.at()) {
         match drive(x, target, stream).await {
             Driven::Died { unsent } if unsent || repeatable => {}
             driven => return settle(x, driven),
@@ -126,7 +126,7 @@ async fn drive<R: Attempts>(x: &mut Exchange<'_, '_, R>, target: &Target, mut st
         Driven::Tunnel(surplus) => Driven::Attempted(carry_tunnel(x, stream, surplus).await),
         driven => {
             if reusable {
-                x.worker.pool.put(target.key, stream);
+                x.worker.pool.put(target.key, stream, x.worker.seats.at());
             }
             driven
         }

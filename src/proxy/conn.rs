@@ -1,4 +1,5 @@
-//! Owns a client's connection: heads one after the other, keep-alive, and how it ends. Must not know upstreams.
+//! Owns a client's connection: heads one after the other, keep-alive, when it is parked, how it ends. Must not know
+//! upstreams.
 
 use std::future::poll_fn;
 use std::io;
@@ -7,6 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use super::answer::Answer;
 use super::body::Decoder;
@@ -14,52 +16,79 @@ use super::buffer::Output;
 use super::exchange::{self, Fate, Meta};
 use super::handler::{Attempts, Begin, Handler, Peer};
 use super::head;
-use super::inbound::{Client, Inbound, NoBytes, Outbound};
+use super::inbound::{Client, Inbound, NoBytes};
+use super::seats::{Seat, Timer};
 use super::serve::Worker;
 use super::stream::Stream;
-use super::timer::Timer;
 use super::tls::{Handshake, TlsStream};
 use super::writer::HeadWriter;
 
-/// Serves one client's connection to its end.
-pub(super) async fn run<H: Handler>(stream: Stream, peer: Peer, handler: Rc<H>, worker: Rc<Worker>) {
-    let _seat = poll_fn(|cx| Poll::Ready(worker.seat(cx.waker().clone()))).await;
+/// How a client's connection went on.
+enum Ended {
+    /// It ended between two requests.
+    Idle,
+    With(Fate),
+    /// It is idle, with nothing read ahead.
+    Parks,
+}
+
+/// Serves one client's connection until it ends, or is parked.
+pub(super) async fn run<H: Handler>(stream: Stream, peer: Peer, handler: Rc<H>, worker: Rc<Worker>, seat: Seat) {
+    seat.sit().await;
     let (mut stream, speaks) = match stream {
         Stream::Plain(_) => (stream, Speaks::AsIsMeant),
         // On the heap, so that plain connections do not pay for it.
-        Stream::Tls(tls) => match Box::pin(secure(tls, &worker)).await {
+        Stream::Tls(tls) => match Box::pin(secure(tls, &worker, &seat)).await {
             Some(opened) => opened,
             None => return,
         },
     };
-    let (reader, writer) = stream.split();
-    let outbound = Outbound::new(writer, worker.limits.write_idle);
-    let mut client = Client { inbound: Inbound::new(reader), outbound, upstream_timer: Timer::default() };
-    let fate = match speaks {
-        Speaks::AsIsMeant => requests(&mut client, peer, &*handler, &worker).await,
-        Speaks::PlainToTls => Some(turn_away(&mut client, &plain_to_tls()).await),
-    };
-    match fate {
-        Some(Fate::Close) => linger(&mut client, &worker).await,
-        Some(Fate::Reset) => {
-            drop(client);
-            // Where only the connection's end tells that an answer is whole, it must not look like one.
-            let _ = rustix::net::sockopt::set_socket_linger(stream.tcp(), Some(Duration::ZERO));
+    // What TLS knows of a connection would have to be kept, so there is little to gain.
+    let mut parks = matches!(stream, Stream::Plain(_)) && worker.parks();
+    loop {
+        let mut client = Client::new(&mut stream, &seat, worker.limits.write_idle);
+        let ended = match speaks {
+            Speaks::AsIsMeant => requests(&mut client, peer, &*handler, &worker, parks).await,
+            Speaks::PlainToTls => Ended::With(turn_away(&mut client, &plain_to_tls()).await),
+        };
+        match ended {
+            Ended::With(Fate::Close) => return linger(&mut client, &worker).await,
+            Ended::With(Fate::Reset) => {
+                drop(client);
+                // Where only the connection's end tells that an answer is whole, it must not look like one.
+                let _ = rustix::net::sockopt::set_socket_linger(stream.tcp(), Some(Duration::ZERO));
+                return;
+            }
+            Ended::With(Fate::Abort) => return,
+            Ended::With(Fate::CloseNow | Fate::KeepAlive) | Ended::Idle => {
+                return client.outbound.writer.say_goodbye();
+            }
+            Ended::Parks => drop(client),
         }
-        Some(Fate::Abort) => {}
-        Some(Fate::KeepAlive) | None => client.outbound.writer.say_goodbye(),
+        let Stream::Plain(tcp) = stream else { return };
+        let Some(kept) = park(tcp, &worker) else { return };
+        (stream, parks) = (Stream::Plain(kept), false);
     }
 }
 
+/// Parks a connection; gives it back where that cannot be done.
+fn park(tcp: TcpStream, worker: &Worker) -> Option<TcpStream> {
+    let now = worker.seats.at();
+    let idle_since = now.checked_sub(worker.limits.park_after).unwrap_or(now);
+    let kept = worker.lot.park(tcp.into_std().ok()?, idle_since).err()?;
+    TcpStream::from_std(kept).ok()
+}
+
 /// Whether a client speaks what is spoken at the door that it came in by.
+#[derive(Clone, Copy)]
 enum Speaks {
     AsIsMeant,
     PlainToTls,
 }
 
 /// Makes a connection ready for requests; `None`: it came to nothing.
-async fn secure(mut tls: Box<TlsStream>, worker: &Worker) -> Option<(Stream, Speaks)> {
-    let mut timer = Timer::default();
+async fn secure(mut tls: Box<TlsStream>, worker: &Worker, seat: &Seat) -> Option<(Stream, Speaks)> {
+    let mut timer = Timer::new(seat);
     timer.arm(worker.limits.handshake_timeout);
     let opened = poll_fn(|cx| {
         if let Poll::Ready(opened) = tls.poll_handshake(cx) {
@@ -69,7 +98,7 @@ async fn secure(mut tls: Box<TlsStream>, worker: &Worker) -> Option<(Stream, Spe
         if worker.is_draining() {
             return Poll::Ready(Err(io::ErrorKind::Interrupted.into()));
         }
-        timer.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        timer.poll().map(|()| Err(io::ErrorKind::TimedOut.into()))
     });
     match opened.await {
         Ok(Handshake::Secure) => Some((Stream::Tls(tls), Speaks::AsIsMeant)),
@@ -92,16 +121,20 @@ async fn turn_away(client: &mut Client<'_>, answer: &Answer) -> Fate {
     client.outbound.write_all(&out).await.map_or(Fate::Abort, |()| Fate::Close)
 }
 
-/// Serves request after request; `None` when the connection ended between two.
-async fn requests<H: Handler>(client: &mut Client<'_>, peer: Peer, handler: &H, worker: &Worker) -> Option<Fate> {
+/// Serves request after request.
+async fn requests<H: Handler>(client: &mut Client<'_>, peer: Peer, handler: &H, worker: &Worker, parks: bool) -> Ended {
     loop {
-        wait_for_request(&mut client.inbound, worker).await?;
+        match wait_for_request(&mut client.inbound, worker, parks).await {
+            Some(Waited::ForBytes) => {}
+            Some(Waited::ToPark) => return Ended::Parks,
+            None => return Ended::Idle,
+        }
         let mut head = Output::lease();
-        let fate = match read_head(&mut client.inbound, peer, handler, worker, &mut head).await? {
-            // On the heap, so that an idle connection does not pay for it.
-            Ok((meta, Begin::Forward(request))) => {
-                Box::pin(exchange::run(client, worker, meta, &mut head, request)).await
-            }
+        let Some(opened) = read_head(&mut client.inbound, peer, handler, worker, &mut head).await else {
+            return Ended::Idle;
+        };
+        let fate = match opened {
+            Ok((meta, Begin::Forward(request))) => exchange::run(client, worker, meta, &mut head, request).await,
             Ok((meta, Begin::Answer(answer))) => {
                 let (mut rest, waits) = (Decoder::new(meta.body), meta.expects_continue);
                 exchange::give(client, worker, &meta, &mut rest, waits, &answer).await
@@ -109,30 +142,43 @@ async fn requests<H: Handler>(client: &mut Client<'_>, peer: Peer, handler: &H, 
             Err(answer) => turn_away(client, &answer).await,
         };
         if fate != Fate::KeepAlive {
-            return Some(fate);
+            return Ended::With(fate);
         }
     }
 }
 
+enum Waited {
+    ForBytes,
+    ToPark,
+}
+
 /// Waits for a request's first byte; what the client sent ahead comes before anything is read. Empty lines between
-/// requests are skipped (RFC 9112, 2.2), and count as no request.
-async fn wait_for_request(inbound: &mut Inbound<'_>, worker: &Worker) -> Option<()> {
-    inbound.expect_within(worker.limits.idle_timeout);
-    let mut ending = false;
+/// requests are skipped (RFC 9112, 2.2), and count as no request. `None`: the connection ended, or is to end.
+async fn wait_for_request(inbound: &mut Inbound<'_>, worker: &Worker, parks: bool) -> Option<Waited> {
+    let idle = worker.limits.idle_timeout;
+    inbound.expect_within(if parks { Some(worker.limits.park_after) } else { idle });
+    let (mut parks, mut ending) = (parks, false);
     loop {
         while inbound.input.filled().starts_with(b"\r\n") {
             inbound.input.consume(2);
         }
         if !matches!(inbound.input.filled(), [] | [b'\r']) {
-            return Some(());
+            return Some(Waited::ForBytes);
         }
         match inbound.fill(|| !ending && worker.is_draining()).await {
             Ok(()) => {}
             // Without an idle timeout the other side closes, and its next request may already be on the way. Once the
             // connection was idle for longer than `reuse_idle`, only one that is safe to repeat can be (P2c).
-            Err(NoBytes::Late) if !ending && worker.is_draining() && worker.limits.idle_timeout.is_none() => {
+            Err(NoBytes::Late) if !ending && worker.is_draining() && idle.is_none() => {
                 ending = true;
                 inbound.expect_within(Some(2 * worker.limits.reuse_idle));
+            }
+            Err(NoBytes::Late) if parks && !worker.is_draining() => {
+                if inbound.input.is_empty() {
+                    return Some(Waited::ToPark);
+                }
+                parks = false;
+                inbound.expect_within(idle);
             }
             Err(_) => return None,
         }

@@ -4,6 +4,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
@@ -18,8 +19,8 @@ use super::handler::{AttemptFailure, Attempts, Failure, LongLived, Outcome, Targ
 use super::inbound::{Outbound, watch_peer};
 use super::limits::{FIELDS, FIELDS_BETWEEN_NODES};
 use super::response::{self, ResponseHead};
+use super::seats::Timer;
 use super::serve::Worker;
-use super::timer::Timer;
 use super::upload::{self, End, Progress};
 use super::writer::HeadWriter;
 
@@ -113,27 +114,22 @@ impl<R: Attempts> Talk<'_, '_, R> {
         &mut self,
         reader: &mut ReadHalf<'_>,
         mut upload: Pin<&mut impl Future<Output = End>>,
-        timer: &mut Timer,
+        timer: &mut Timer<'_>,
     ) -> Heard {
         let over = |attempted| Heard::Over(Driven::Attempted(attempted), false);
         let mut first_look = true;
         for heard in 0..INTERIM_RESPONSES {
+            let mut patience = Patience { timer, timeout: self.target.request_timeout, seen: None };
             let raced = {
-                let head = download::head(
-                    reader,
-                    &mut self.input,
-                    self.progress,
-                    timer,
-                    self.target.request_timeout,
-                    first_look,
-                );
-                race(pin!(head), upload.as_mut(), self.live).await
+                let head = pin!(download::head(reader, &mut self.input, first_look));
+                race(head, upload.as_mut(), self.progress, self.live, Some(&mut patience)).await
             };
             match raced {
                 Raced::Done(Ok(())) => {}
                 Raced::Done(Err(why)) => return Heard::Over(self.no_head(why, heard > 0), false),
                 Raced::Upload(end) => return over(Attempted::Early(end)),
                 Raced::Cut => return over(self.cut()),
+                Raced::Late => return Heard::Over(self.late(), false),
             }
             match self.judge() {
                 Verdict::Final(relay) => return Heard::Final(relay),
@@ -165,21 +161,21 @@ impl<R: Attempts> Talk<'_, '_, R> {
         upload: Pin<&mut impl Future<Output = End>>,
         relay: &Relay,
     ) -> (Driven, bool) {
-        let Self { outbound, input, out, live, .. } = self;
+        let Self { outbound, input, out, live, progress, .. } = self;
         if relay.long_lived {
             watch_peer(outbound.writer.tcp());
         }
         let mut decoder = Decoder::new(relay.framing);
         let sent = std::mem::take(&mut live.sent);
         let passing = download::body(reader, input, &mut decoder, outbound, out, relay.chunked, &sent);
-        let raced = race(pin!(passing), upload, live).await;
+        let raced = race(pin!(passing), upload, progress, live, None).await;
         live.sent = sent;
         let (outcome, fate) = match raced {
             Raced::Done(Relayed::Whole) => (Outcome::Completed { status: relay.status }, relay.fate),
             Raced::Done(Relayed::Truncated) => (Outcome::Failed(Failure::Truncated), relay.broken),
             Raced::Done(Relayed::ClientLeft) | Raced::Upload(End::ClientLeft) => (Outcome::ClientLeft, Fate::Abort),
             Raced::Upload(End::Fault(answer)) => (Outcome::Answered { status: answer.status }, relay.broken),
-            Raced::Cut => (Outcome::Cut, relay.broken),
+            Raced::Cut | Raced::Late => (Outcome::Cut, relay.broken),
         };
         let whole = matches!(outcome, Outcome::Completed { .. });
         let reusable = whole && relay.keep_alive && self.progress.done.get() && self.input.is_empty();
@@ -223,13 +219,13 @@ impl<R: Attempts> Talk<'_, '_, R> {
         match why {
             NoHead::Died if !heard && self.input.is_empty() => Driven::Died { unsent: !self.progress.started.get() },
             NoHead::Died | NoHead::TooLarge => Driven::Attempted(self.bad_response()),
-            NoHead::Timeout => {
-                self.live.role().failed(AttemptFailure::Timeout);
-                let answer =
-                    Answer::new(504, "upstream_timeout", "the program did not answer within its request_timeout");
-                Driven::Attempted(Attempted::Failed(Failure::Timeout, answer))
-            }
         }
+    }
+
+    fn late(&mut self) -> Driven {
+        self.live.role().failed(AttemptFailure::Timeout);
+        let answer = Answer::new(504, "upstream_timeout", "the program did not answer within its request_timeout");
+        Driven::Attempted(Attempted::Failed(Failure::Timeout, answer))
     }
 
     fn bad_response(&mut self) -> Attempted {
@@ -324,21 +320,56 @@ enum Raced<T> {
     Done(T),
     Upload(End),
     Cut,
+    Late,
 }
 
-/// Runs the response's side, the request's side and the cut together.
+/// The wait for an answer's head. It runs while the next move is the upstream's.
+struct Patience<'p, 's> {
+    timer: &'p mut Timer<'s>,
+    timeout: Duration,
+    /// The move that it was last set at.
+    seen: Option<u32>,
+}
+
+impl Patience<'_, '_> {
+    fn poll(&mut self, progress: &Progress) -> Poll<()> {
+        let moves = Some(progress.moves.get());
+        if progress.waits_for_client.get() {
+            self.timer.disarm();
+            self.seen = None;
+        } else if self.seen != moves {
+            self.timer.arm(self.timeout);
+            self.seen = moves;
+        }
+        self.timer.poll()
+    }
+}
+
+/// Runs the response's side, the request's side, the cut and the wait together.
 async fn race<T, R: Attempts>(
     mut main: Pin<&mut impl Future<Output = T>>,
     mut upload: Pin<&mut impl Future<Output = End>>,
+    progress: &Progress,
     live: &mut Live<R>,
+    mut patience: Option<&mut Patience<'_, '_>>,
 ) -> Raced<T> {
     poll_fn(|cx| {
-        // The request's side first: the response's timer goes by what it did.
-        if let Poll::Ready(end) = upload.as_mut().poll(cx) {
+        // The request's side first, since the response's goes by what it did; but once it only watches for the client's
+        // leaving it comes last, and not at all when the response is there.
+        let watches = progress.only_watches();
+        if !watches && let Poll::Ready(end) = upload.as_mut().poll(cx) {
             return Poll::Ready(Raced::Upload(end));
         }
         if let Poll::Ready(done) = main.as_mut().poll(cx) {
             return Poll::Ready(Raced::Done(done));
+        }
+        if watches && let Poll::Ready(end) = upload.as_mut().poll(cx) {
+            return Poll::Ready(Raced::Upload(end));
+        }
+        if let Some(patience) = &mut patience
+            && patience.poll(progress).is_ready()
+        {
+            return Poll::Ready(Raced::Late);
         }
         live.role().poll_cut(cx).map(|()| Raced::Cut)
     })

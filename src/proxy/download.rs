@@ -2,8 +2,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::task::Poll;
-use std::time::Duration;
+use std::task::{Poll, ready};
 
 use tokio::net::tcp::ReadHalf;
 
@@ -11,31 +10,20 @@ use super::body::{Decoder, write_chunk};
 use super::buffer::{BUFFER_BYTES, Input};
 use super::head::has_end;
 use super::inbound::{Outbound, poll_fill};
-use super::timer::Timer;
-use super::upload::Progress;
 
-/// A piece of body up to this size is copied behind the head, to leave in one write with it.
-const COPIED_BYTES: usize = 16 * 1024;
+/// A piece of body up to this size is copied behind the head, which is cheaper than telling the kernel of two pieces.
+const COPIED_BYTES: usize = 4 * 1024;
 
 /// Why no head came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoHead {
     Died,
     TooLarge,
-    Timeout,
 }
 
 /// Waits until a whole head is in `input`, or may be: at the first look at it, when parsing it is as cheap as looking
-/// for its end. The time runs while the next move is the upstream's.
-pub(super) async fn head(
-    reader: &mut ReadHalf<'_>,
-    input: &mut Input,
-    progress: &Progress,
-    timer: &mut Timer,
-    timeout: Duration,
-    first_look: bool,
-) -> Result<(), NoHead> {
-    let mut seen = None;
+/// for its end.
+pub(super) async fn head(reader: &mut ReadHalf<'_>, input: &mut Input, first_look: bool) -> Result<(), NoHead> {
     let mut searched = 0;
     poll_fn(|cx| {
         loop {
@@ -45,21 +33,11 @@ pub(super) async fn head(
             if input.len() == BUFFER_BYTES {
                 return Poll::Ready(Err(NoHead::TooLarge));
             }
-            match poll_fill(reader, input, cx) {
-                Poll::Ready(Ok(1..)) => {}
-                Poll::Ready(_) => return Poll::Ready(Err(NoHead::Died)),
-                Poll::Pending => break,
+            match ready!(poll_fill(reader, input, cx)) {
+                Ok(1..) => {}
+                _ => return Poll::Ready(Err(NoHead::Died)),
             }
         }
-        let moves = Some(progress.moves.get());
-        if progress.waits_for_client.get() {
-            timer.disarm();
-            seen = None;
-        } else if seen != moves {
-            timer.arm(timeout);
-            seen = moves;
-        }
-        timer.poll(cx).map(|()| Err(NoHead::Timeout))
     })
     .await
 }
@@ -93,10 +71,10 @@ pub(super) async fn body(
             sent.set(sent.get() + data.len() as u64);
             if chunked {
                 write_chunk(data, out);
-            } else if data.len() <= COPIED_BYTES {
+            } else if !out.is_empty() && data.len() <= COPIED_BYTES {
                 out.extend_from_slice(data);
             } else {
-                if outbound.write_all(out).await.is_err() || outbound.write_all(data).await.is_err() {
+                if outbound.write_both(out, data).await.is_err() {
                     return Relayed::ClientLeft;
                 }
                 out.clear();

@@ -28,6 +28,8 @@ pub(super) enum Fate {
     KeepAlive,
     /// Closed once the client has had its answer.
     Close,
+    /// Closed at once: the client asked for it, and has nothing more to say.
+    CloseNow,
     /// Broken off: what was sent is not whole, and its framing shows it.
     Abort,
     /// Broken off with a reset: nothing else would show it.
@@ -133,11 +135,13 @@ pub(super) async fn run<R: Attempts>(
     let (head_bytes, live) = (head.len(), Live::new(request));
     let mut exchange = Exchange { client, worker, meta, head, head_bytes, body, live, continued: false };
     let (outcome, fate) = exchange.carry().await;
-    let Exchange { body, live, .. } = exchange;
+    let Exchange { client, body, live, .. } = exchange;
     live.received.set(live.received.get() + body.received);
+    let said_all = !meta.keep_alive && body.decoder.is_done();
     drop(body);
     live.end(outcome);
-    fate
+    // Nothing unread turns this close into a reset.
+    if fate == Fate::Close && said_all && client.inbound.is_quiet().await { Fate::CloseNow } else { fate }
 }
 
 impl<R: Attempts> Exchange<'_, '_, R> {

@@ -2,7 +2,7 @@
 //! Must not know HTTP.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -12,15 +12,25 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::buffer::Input;
-use super::stream::{Reader, Writer};
-use super::timer::Timer;
+use super::seats::{Seat, Timer};
+use super::stream::{Reader, Stream, Writer};
 
 /// A client's connection.
 pub(super) struct Client<'c> {
     pub inbound: Inbound<'c>,
     pub outbound: Outbound<'c>,
     /// Of the upstream's answer; kept here because it is set for every request.
-    pub upstream_timer: Timer,
+    pub upstream_timer: Timer<'c>,
+    /// The connection's, for further timers.
+    pub seat: &'c Seat,
+}
+
+impl<'c> Client<'c> {
+    pub fn new(stream: &'c mut Stream, seat: &'c Seat, stall: Duration) -> Self {
+        let (reader, writer) = stream.split();
+        let (inbound, outbound) = (Inbound::new(reader, seat), Outbound::new(writer, seat, stall));
+        Self { inbound, outbound, upstream_timer: Timer::new(seat), seat }
+    }
 }
 
 /// Lets the kernel find out, within a minute, that the machine at the other end is gone. For connections on which this
@@ -38,7 +48,7 @@ pub(super) struct Inbound<'c> {
     pub input: Input,
     /// The client sends no more: it closed its side, or the connection broke.
     pub ended: bool,
-    timer: Timer,
+    timer: Timer<'c>,
 }
 
 /// Why no more bytes came.
@@ -66,8 +76,8 @@ pub(super) fn poll_fill<R: AsyncRead + Unpin>(
 }
 
 impl<'c> Inbound<'c> {
-    pub fn new(reader: Reader<'c>) -> Self {
-        Self { reader, input: Input::default(), ended: false, timer: Timer::default() }
+    fn new(reader: Reader<'c>, seat: &'c Seat) -> Self {
+        Self { reader, input: Input::default(), ended: false, timer: Timer::new(seat) }
     }
 
     /// Reads once; 0 is the end, whichever way it came.
@@ -94,9 +104,14 @@ impl<'c> Inbound<'c> {
             if let Poll::Ready(read) = self.poll_fill(cx) {
                 return Poll::Ready(if read > 0 { Ok(()) } else { Err(NoBytes::Ended) });
             }
-            if stop() { Poll::Ready(Err(NoBytes::Late)) } else { self.timer.poll(cx).map(|()| Err(NoBytes::Late)) }
+            if stop() { Poll::Ready(Err(NoBytes::Late)) } else { self.timer.poll().map(|()| Err(NoBytes::Late)) }
         })
         .await
+    }
+
+    /// Whether nothing was sent ahead, as far as is known without a system call.
+    pub async fn is_quiet(&mut self) -> bool {
+        poll_fn(|cx| Poll::Ready(self.input.is_empty() && (self.ended || self.poll_fill(cx).is_pending()))).await
     }
 
     /// Ready when the client has left. A client that closes its side while it waits for an answer counts as having left,
@@ -128,24 +143,36 @@ impl<'c> Inbound<'c> {
 /// What a client gets.
 pub(super) struct Outbound<'c> {
     pub writer: Writer<'c>,
-    timer: Timer,
+    timer: Timer<'c>,
     /// A client that takes nothing for this long has left.
     stall: Duration,
 }
 
 impl<'c> Outbound<'c> {
-    pub fn new(writer: Writer<'c>, stall: Duration) -> Self {
-        Self { writer, timer: Timer::default(), stall }
+    fn new(writer: Writer<'c>, seat: &'c Seat, stall: Duration) -> Self {
+        Self { writer, timer: Timer::new(seat), stall }
     }
 
-    pub async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_both(bytes, &[]).await
+    }
+
+    /// Writes one after the other, in one system call where the kernel takes both.
+    pub async fn write_both(&mut self, mut first: &[u8], mut second: &[u8]) -> io::Result<()> {
         let mut armed = false;
         poll_fn(|cx| {
-            while !bytes.is_empty() {
-                match Pin::new(&mut self.writer).poll_write(cx, bytes) {
+            while !(first.is_empty() && second.is_empty()) {
+                let writer = Pin::new(&mut self.writer);
+                let polled = match (first.is_empty(), second.is_empty()) {
+                    (false, false) => writer.poll_write_vectored(cx, &[IoSlice::new(first), IoSlice::new(second)]),
+                    (false, true) => writer.poll_write(cx, first),
+                    _ => writer.poll_write(cx, second),
+                };
+                match polled {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                     Poll::Ready(Ok(written)) => {
-                        bytes = &bytes[written..];
+                        let of_first = written.min(first.len());
+                        (first, second) = (&first[of_first..], &second[written - of_first..]);
                         armed = false;
                     }
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -154,7 +181,7 @@ impl<'c> Outbound<'c> {
                             self.timer.arm(self.stall);
                             armed = true;
                         }
-                        return self.timer.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
+                        return self.timer.poll().map(|()| Err(io::ErrorKind::TimedOut.into()));
                     }
                 }
             }

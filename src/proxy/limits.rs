@@ -25,6 +25,11 @@ pub struct Limits {
     /// A connection without a request is closed after this. `None` on a server's data port: only routers close
     /// (P2c), save at the node's end.
     pub idle_timeout: Option<Duration>,
+    /// A connection idle for so long is parked: it then costs some bytes instead of kilobytes. Long enough that one in use
+    /// never is.
+    pub park_after: Duration,
+    /// How many are parked now, of all workers.
+    pub parked: Arc<AtomicUsize>,
     /// Between two pieces of a request's body; then 408.
     pub body_idle: Duration,
     /// A client that takes no byte of its answer for this long has left.
@@ -63,6 +68,8 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(10),
             idle_timeout: Some(Duration::from_secs(75)),
+            park_after: Duration::from_secs(1),
+            parked: Arc::default(),
             body_idle: Duration::from_secs(30),
             write_idle: Duration::from_secs(60),
             half_closed: Duration::from_secs(60),

@@ -3,7 +3,7 @@
 //!
 //! A worker is one thread with one current-thread runtime; nothing here is shared between workers save what a role
 //! shares through its handler, the replay budget in [`Limits`] and [`Shutdown`]. A connection is one task, and a request
-//! is part of it:
+//! is part of it; a client's connection that is idle is parked, and no task:
 //!
 //! ```text
 //! serve ─▶ conn (TLS, heads, keep-alive) ─▶ exchange (attempts) ─▶ attempt, converse (one connection) ─┬─ upload   client ─▶ upstream
@@ -28,12 +28,13 @@ mod head;
 mod inbound;
 mod limits;
 mod listen;
+mod lot;
 mod path;
 mod pool;
 mod response;
+mod seats;
 mod serve;
 mod stream;
-mod timer;
 mod tls;
 mod tunnel;
 mod upload;

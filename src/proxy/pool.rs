@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -11,9 +12,9 @@ use tokio::net::TcpStream;
 
 use super::limits::Limits;
 
-/// A connection used this recently is checked by what is already known of it, without a system call; where being wrong
-/// costs no more than a repeat.
-const SURELY_ALIVE: Duration = Duration::from_millis(10);
+/// A connection used this recently, by a clock as coarse as that, is checked by what is already known of it, without a
+/// system call; where being wrong costs no more than a repeat.
+const SURELY_ALIVE: Duration = Duration::from_millis(50);
 
 struct Idle {
     stream: TcpStream,
@@ -30,8 +31,26 @@ pub(super) struct Pool {
 
 #[derive(Default)]
 struct Connections {
-    by_key: HashMap<u64, Vec<Idle>>,
+    by_key: HashMap<u64, Vec<Idle>, BuildHasherDefault<Spread>>,
     count: usize,
+}
+
+/// Spreads keys that a role made up itself, and nobody else can choose.
+#[derive(Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = (self.0.rotate_left(5) ^ key).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);
+    }
 }
 
 impl Pool {
@@ -40,12 +59,13 @@ impl Pool {
         Self { idle: RefCell::default(), per_key, total, pool_idle }
     }
 
-    /// Takes the last used connection to `key` that has been idle for at most `max_idle` and still stands.
-    pub fn take(&self, key: u64, max_idle: Duration, repeatable: bool) -> Option<TcpStream> {
+    /// Takes the last used connection to `key` that has been idle for at most `max_idle` and still stands. `about_now`, of
+    /// a coarse clock, does where being wrong costs no more than a repeat.
+    pub fn take(&self, key: u64, max_idle: Duration, repeatable: bool, about_now: Instant) -> Option<TcpStream> {
         let mut idle = self.idle.borrow_mut();
         let Connections { by_key, count } = &mut *idle;
         let connections = by_key.get_mut(&key)?;
-        let now = Instant::now();
+        let now = if repeatable { about_now } else { Instant::now() };
         while let Some(last) = connections.last() {
             let age = now.saturating_duration_since(last.since);
             if age > max_idle {
@@ -60,15 +80,15 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection that is between two requests, if there is room.
-    pub fn put(&self, key: u64, stream: TcpStream) {
+    /// Keeps a connection that is between two requests, if there is room. `since`: not after it became idle.
+    pub fn put(&self, key: u64, stream: TcpStream, since: Instant) {
         let mut idle = self.idle.borrow_mut();
         if idle.count >= self.total {
             return;
         }
         let connections = idle.by_key.entry(key).or_default();
         if connections.len() < self.per_key {
-            connections.push(Idle { stream, since: Instant::now() });
+            connections.push(Idle { stream, since });
             idle.count += 1;
         }
     }
@@ -109,7 +129,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let pool = Pool::new(&Limits { pool_idle: Duration::ZERO, pool_total: 1, ..Limits::default() });
         for _ in 0..2 {
-            pool.put(7, TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+            pool.put(7, TcpStream::connect(listener.local_addr().unwrap()).await.unwrap(), Instant::now());
         }
         assert_eq!(pool.idle.borrow().count, 1, "no more than the bound");
         pool.sweep();

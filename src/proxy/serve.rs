@@ -1,29 +1,34 @@
 //! Owns a worker: its accept loop, what its connections share, and their orderly end. Must not know what they carry.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
+use rustix::net::sockopt;
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 
 use super::buffer::BUFFER_BYTES;
 use super::conn;
 use super::handler::{Handler, Peer};
 use super::limits::Limits;
+use super::lot::Lot;
 use super::pool::Pool;
+use super::seats::{self, Seats};
 use super::stream::Stream;
 use super::tls::TlsStream;
 
-/// Between two looks at the idle upstream connections.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// Between two looks at the parked connections.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// The idle upstream connections, each of which costs a system call, are looked at every so many times.
+const POOL_TURNS: u32 = 5;
 /// After an accept that failed, mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -64,16 +69,17 @@ impl Shutdown {
 pub(super) struct Worker {
     pub limits: Limits,
     pub pool: Pool,
+    pub seats: Rc<Seats>,
+    pub lot: Lot,
     draining: Cell<bool>,
-    seats: RefCell<Vec<Option<Waker>>>,
-    free: RefCell<Vec<usize>>,
 }
 
 impl Worker {
-    fn new(mut limits: Limits) -> Self {
+    fn open(mut limits: Limits) -> io::Result<Rc<Self>> {
         limits.head_bytes = limits.head_bytes.min(BUFFER_BYTES);
         let pool = Pool::new(&limits);
-        Self { limits, pool, draining: Cell::new(false), seats: RefCell::default(), free: RefCell::default() }
+        let (seats, lot) = (Seats::new(), Lot::open(Arc::clone(&limits.parked))?);
+        Ok(Rc::new(Self { limits, pool, seats, lot, draining: Cell::new(false) }))
     }
 
     /// Whether connections are to end after what they are at.
@@ -81,38 +87,13 @@ impl Worker {
         self.draining.get()
     }
 
-    /// Lists a connection's task, to be woken when the worker drains.
-    pub fn seat(self: &Rc<Self>, waker: Waker) -> Seat {
-        let number = self.free.borrow_mut().pop();
-        let mut seats = self.seats.borrow_mut();
-        let number = number.unwrap_or_else(|| {
-            seats.push(None);
-            seats.len() - 1
-        });
-        seats[number] = Some(waker);
-        Seat { worker: Rc::clone(self), number }
+    /// Whether idle connections are parked before they are closed.
+    pub fn parks(&self) -> bool {
+        self.limits.idle_timeout.is_none_or(|idle| idle > self.limits.park_after)
     }
 
-    fn drain(&self) {
-        self.draining.set(true);
-        self.wake_all();
-    }
-
-    fn wake_all(&self) {
-        self.seats.borrow().iter().flatten().for_each(Waker::wake_by_ref);
-    }
-}
-
-/// A connection's place in the worker's list, given back by drop.
-pub(super) struct Seat {
-    worker: Rc<Worker>,
-    number: usize,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.worker.seats.borrow_mut()[self.number] = None;
-        self.worker.free.borrow_mut().push(self.number);
+    fn is_full(&self) -> bool {
+        self.seats.count() + self.lot.count() >= self.limits.connections.max(1)
     }
 }
 
@@ -138,54 +119,68 @@ impl Door {
 /// the connections. Must run inside a `LocalSet` or an actix arbiter.
 pub async fn serve<H: Handler>(doors: Vec<Door>, handler: Rc<H>, limits: Limits, shutdown: Shutdown) -> io::Result<()> {
     let doors = Doors { open: doors.into_iter().map(OpenDoor::new).collect::<io::Result<_>>()?, turn: Cell::new(0) };
-    let most = u32::try_from(limits.connections).unwrap_or(u32::MAX).max(1);
-    let room = Arc::new(Semaphore::new(most as usize));
-    let worker = Rc::new(Worker::new(limits));
-    let mut sweep = tokio::time::interval(SWEEP_EVERY);
+    let worker = Worker::open(limits)?;
     let mut nudges = handler.nudges();
-    let nudged = || {
-        handler.nudged();
-        worker.wake_all();
+    tokio::task::spawn_local(seats::tick(Rc::downgrade(&worker.seats)));
+    let begin = |stream, peer| {
+        let (handler, seat) = (Rc::clone(&handler), worker.seats.take());
+        tokio::task::spawn_local(conn::run(stream, peer, handler, Rc::clone(&worker), seat));
     };
-    loop {
+    // One that has no peer any more was reset.
+    let resume = |tcp: std::net::TcpStream| match tcp.peer_addr().and_then(|addr| Ok((addr, TcpStream::from_std(tcp)?)))
+    {
+        Ok((addr, tcp)) => begin(Stream::Plain(tcp), Peer { addr, secure: false }),
+        Err(_) => worker.seats.tell_room(),
+    };
+    let serving = async {
         tokio::select! {
-            () = shutdown.wait() => break,
-            () = nudge(&mut nudges) => nudged(),
-            _ = sweep.tick() => worker.pool.sweep(),
-            accepted = doors.accept(&room) => match accepted {
-                Ok((stream, peer, permit)) => {
-                    let connection = conn::run(stream, peer, Rc::clone(&handler), Rc::clone(&worker));
-                    tokio::task::spawn_local(async move {
-                        let _permit = permit;
-                        connection.await;
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
+            () = shutdown.wait() => Ok(()),
+            never = sweep(&worker) => never,
+            error = worker.lot.leaving(resume) => Err(error),
+            never = pass_nudges(&mut nudges, &*handler, &worker) => never,
+            never = doors.accept(&worker, begin) => never,
         }
-    }
+    };
+    serving.await?;
     drop(doors);
-    worker.drain();
-    loop {
-        tokio::select! {
-            // All permits back: all connections ended. The semaphore is never closed.
-            _ = room.acquire_many(most) => return Ok(()),
-            () = nudge(&mut nudges) => nudged(),
-        }
+    worker.draining.set(true);
+    // Each ends as it would have without having been parked.
+    worker.lot.clear(resume);
+    worker.seats.wake_all();
+    tokio::select! {
+        () = worker.seats.empty() => Ok(()),
+        never = pass_nudges(&mut nudges, &*handler, &worker) => never,
     }
 }
 
-/// Waits for the next nudge; for ever where nobody gives any.
-async fn nudge(nudges: &mut Option<watch::Receiver<()>>) {
-    if let Some(nudges) = nudges
-        && nudges.changed().await.is_ok()
-    {
-        return;
+/// Has all of the worker's requests polled whenever some are to be cut; waits for ever where nobody says so.
+async fn pass_nudges<H: Handler>(
+    nudges: &mut Option<watch::Receiver<()>>,
+    handler: &H,
+    worker: &Worker,
+) -> io::Result<()> {
+    if let Some(nudges) = nudges {
+        while nudges.changed().await.is_ok() {
+            handler.nudged();
+            worker.seats.wake_all();
+        }
     }
     std::future::pending().await
+}
+
+/// Closes what is idle for too long, on both sides.
+async fn sweep(worker: &Worker) -> io::Result<()> {
+    let mut every = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        for _ in 0..POOL_TURNS {
+            every.tick().await;
+            if let Some(most) = worker.limits.idle_timeout {
+                worker.lot.sweep(most, Instant::now());
+                worker.seats.tell_room();
+            }
+        }
+        worker.pool.sweep();
+    }
 }
 
 struct OpenDoor {
@@ -196,6 +191,8 @@ struct OpenDoor {
 impl OpenDoor {
     fn new(Door { listener, tls }: Door) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
+        // Handed down to every connection that it takes.
+        sockopt::set_tcp_nodelay(&listener, true)?;
         Ok(Self { listener: tokio::net::TcpListener::from_std(listener)?, tls })
     }
 }
@@ -207,27 +204,39 @@ struct Doors {
 }
 
 impl Doors {
-    async fn accept(&self, room: &Arc<Semaphore>) -> io::Result<(Stream, Peer, OwnedSemaphorePermit)> {
-        let permit = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
-        let (tls, (tcp, addr)) = poll_fn(|cx| self.poll_accept(cx)).await?;
-        tcp.set_nodelay(true)?;
-        let stream = match tls {
-            Some(config) => Stream::Tls(Box::new(TlsStream::new(tcp, config)?)),
-            None => Stream::Plain(tcp),
-        };
-        Ok((stream, Peer { addr, secure: tls.is_some() }, permit))
+    /// Takes connections, as many as are there at a time, while there is room.
+    async fn accept(&self, worker: &Worker, begin: impl Fn(Stream, Peer)) -> io::Result<()> {
+        loop {
+            let error = poll_fn(|cx| self.poll_accept_all(cx, worker, &begin)).await;
+            tracing::warn!(%error, "cannot accept a connection");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
     }
 
-    #[expect(clippy::type_complexity, reason = "named by its parts, used once")]
-    fn poll_accept(
-        &self,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<(Option<&Arc<ServerConfig>>, (TcpStream, SocketAddr))>> {
+    fn poll_accept_all(&self, cx: &mut Context<'_>, worker: &Worker, begin: impl Fn(Stream, Peer)) -> Poll<io::Error> {
+        loop {
+            if worker.is_full() {
+                worker.seats.wake_on_room(cx);
+                return Poll::Pending;
+            }
+            match ready!(self.poll_accept(cx)) {
+                Ok((stream, peer)) => begin(stream, peer),
+                Err(error) => return Poll::Ready(error),
+            }
+        }
+    }
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Peer)>> {
         let first = self.turn.replace(self.turn.get().wrapping_add(1));
         for offset in 0..self.open.len() {
-            let door = &self.open[first.wrapping_add(offset) % self.open.len()];
-            if let Poll::Ready(accepted) = door.listener.poll_accept(cx) {
-                return Poll::Ready(accepted.map(|accepted| (door.tls.as_ref(), accepted)));
+            let OpenDoor { listener, tls } = &self.open[first.wrapping_add(offset) % self.open.len()];
+            if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                let (tcp, addr) = accepted?;
+                let stream = match tls {
+                    Some(config) => Stream::Tls(Box::new(TlsStream::new(tcp, config)?)),
+                    None => Stream::Plain(tcp),
+                };
+                return Poll::Ready(Ok((stream, Peer { addr, secure: tls.is_some() })));
             }
         }
         Poll::Pending

@@ -4,6 +4,7 @@ mod bodies;
 mod clients;
 mod connections;
 mod cuts;
+mod parking;
 mod refusals;
 mod stress;
 mod support;

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::buffer::Input;
 use super::inbound::{Client, poll_fill};
-use super::timer::Timer;
+use super::seats::Timer;
 
 /// How a tunnel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(super) async fn run(
     let mut up = pin!(pump(&mut inbound.reader, &mut inbound.input, &mut upstream_writer, &passed.up));
     let mut down = pin!(pump(&mut upstream_reader, from_upstream, &mut client.outbound.writer, &passed.down));
     let (mut up_done, mut down_done) = (false, false);
-    let (mut timer, mut seen) = (Timer::default(), None);
+    let (mut timer, mut seen) = (Timer::new(client.seat), None);
     poll_fn(|cx| {
         if cut(cx).is_ready() {
             return Poll::Ready(Ended::Cut);
@@ -72,7 +72,7 @@ pub(super) async fn run(
             timer.arm(half_closed);
             seen = moves;
         }
-        timer.poll(cx).map(|()| Ended::Both)
+        timer.poll().map(|()| Ended::Both)
     })
     .await
 }

@@ -90,6 +90,11 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// Whether the request's side has nothing left to do but to watch the client.
+    pub fn only_watches(&self) -> bool {
+        self.done.get() || self.failed.get()
+    }
+
     fn moved(&self) {
         self.moves.set(self.moves.get().wrapping_add(1));
     }

@@ -1,0 +1,311 @@
+//! Owns a worker's connections as the worker sees them: how many there are, whom to wake and when, by a coarse clock.
+//! Must not know what they carry.
+//!
+//! A timer of the runtime for each wait would be set several times a request. Here a wait is a figure at the connection's
+//! seat, and one ticker looks at all of them.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// Between two looks at the clock while anyone is seated. What is due is late by at most two of these, and never early.
+pub(super) const TICK: Duration = Duration::from_millis(20);
+
+/// A tick of the coarse clock, since the worker began.
+pub(super) type Tick = u64;
+
+/// Seats of the connections that are tasks.
+pub(super) struct Seats {
+    began: Instant,
+    tick: Cell<Tick>,
+    at: Cell<Instant>,
+    taken: RefCell<Vec<Option<Taken>>>,
+    free: RefCell<Vec<usize>>,
+    count: Cell<usize>,
+    /// Waits for someone to sit down.
+    ticker: RefCell<Option<Waker>>,
+    /// Waits for room.
+    usher: RefCell<Option<Waker>>,
+}
+
+struct Taken {
+    /// `None` until the task was first polled.
+    waker: Option<Waker>,
+    /// To be woken then at the latest.
+    due: Cell<Tick>,
+}
+
+impl Seats {
+    pub fn new() -> Rc<Self> {
+        let now = Instant::now();
+        Rc::new(Self {
+            began: now,
+            tick: Cell::new(0),
+            at: Cell::new(now),
+            taken: RefCell::default(),
+            free: RefCell::default(),
+            count: Cell::new(0),
+            ticker: RefCell::default(),
+            usher: RefCell::default(),
+        })
+    }
+
+    pub fn count(&self) -> usize {
+        self.count.get()
+    }
+
+    /// The time of the last tick: at most a tick behind while anyone is seated, unless the worker was held up.
+    pub fn at(&self) -> Instant {
+        self.at.get()
+    }
+
+    /// Takes a seat, counted from now on, for a task that is about to begin.
+    pub fn take(self: &Rc<Self>) -> Seat {
+        if self.count.replace(self.count.get() + 1) == 0 {
+            // Nobody looked at the clock meanwhile.
+            self.look();
+            self.ticker.take().into_iter().for_each(Waker::wake);
+        }
+        let taken = Some(Taken { waker: None, due: Cell::new(Tick::MAX) });
+        let free = self.free.borrow_mut().pop();
+        let mut seats = self.taken.borrow_mut();
+        let number = free.unwrap_or(seats.len());
+        match seats.get_mut(number) {
+            Some(seat) => *seat = taken,
+            None => seats.push(taken),
+        }
+        Seat { seats: Rc::clone(self), number }
+    }
+
+    pub fn wake_all(&self) {
+        self.taken.borrow().iter().flatten().for_each(Taken::wake);
+    }
+
+    /// Has the task woken when there may be room again.
+    pub fn wake_on_room(&self, cx: &Context<'_>) {
+        self.usher.replace(Some(cx.waker().clone()));
+    }
+
+    pub fn tell_room(&self) {
+        self.usher.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// Waits until nobody is seated.
+    pub async fn empty(&self) {
+        poll_fn(|cx| {
+            self.wake_on_room(cx);
+            if self.count() == 0 { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    fn look(&self) {
+        let now = Instant::now();
+        let ticks = now.saturating_duration_since(self.began).as_millis() / TICK.as_millis();
+        self.at.set(now);
+        self.tick.set(Tick::try_from(ticks).unwrap_or(Tick::MAX));
+    }
+
+    /// Wakes all that are due.
+    fn tick(&self) {
+        self.look();
+        let now = self.tick.get();
+        for taken in self.taken.borrow().iter().flatten() {
+            if taken.due.get() <= now {
+                taken.due.set(Tick::MAX);
+                taken.wake();
+            }
+        }
+    }
+}
+
+impl Taken {
+    fn wake(&self) {
+        self.waker.iter().for_each(Waker::wake_by_ref);
+    }
+}
+
+/// Ticks while anyone is seated; ends with the worker.
+pub(super) async fn tick(seats: Weak<Seats>) {
+    loop {
+        let somebody = poll_fn(|cx| {
+            let Some(seats) = seats.upgrade() else { return Poll::Ready(false) };
+            if seats.count() > 0 {
+                return Poll::Ready(true);
+            }
+            seats.ticker.replace(Some(cx.waker().clone()));
+            Poll::Pending
+        });
+        if !somebody.await {
+            return;
+        }
+        tokio::time::sleep(TICK).await;
+        if let Some(seats) = seats.upgrade() {
+            seats.tick();
+        }
+    }
+}
+
+impl Drop for Seats {
+    fn drop(&mut self) {
+        // So that the ticker sees that there is nothing left to tick for.
+        self.ticker.take().into_iter().for_each(Waker::wake);
+    }
+}
+
+/// A connection's place among the worker's, given back by drop.
+pub(super) struct Seat {
+    seats: Rc<Seats>,
+    number: usize,
+}
+
+impl Seat {
+    /// Says whom to wake when the worker drains or the time has come: this task, for as long as it has the seat.
+    pub async fn sit(&self) {
+        poll_fn(|cx| {
+            if let Some(Some(taken)) = self.seats.taken.borrow_mut().get_mut(self.number) {
+                taken.waker = Some(cx.waker().clone());
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// The tick at which as much time has surely passed.
+    #[inline]
+    fn after(&self, wait: Duration) -> Tick {
+        let ticks = wait.as_millis().div_ceil(TICK.as_millis()) + 1;
+        self.seats.tick.get().saturating_add(Tick::try_from(ticks).unwrap_or(Tick::MAX))
+    }
+
+    #[inline]
+    fn is_due(&self, due: Tick) -> bool {
+        due <= self.seats.tick.get()
+    }
+
+    /// Has the task woken at `due` at the latest; what was asked for before holds too.
+    #[inline]
+    fn wake_at(&self, due: Tick) {
+        if let Some(Some(taken)) = self.seats.taken.borrow().get(self.number)
+            && due < taken.due.get()
+        {
+            taken.due.set(due);
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.seats.taken.borrow_mut()[self.number] = None;
+        self.seats.free.borrow_mut().push(self.number);
+        self.seats.count.set(self.seats.count.get() - 1);
+        self.seats.tell_room();
+    }
+}
+
+/// One time that a seated task waits for at most; setting it costs next to nothing.
+pub(super) struct Timer<'s> {
+    seat: &'s Seat,
+    due: Tick,
+}
+
+impl<'s> Timer<'s> {
+    pub fn new(seat: &'s Seat) -> Self {
+        Self { seat, due: Tick::MAX }
+    }
+
+    #[inline]
+    pub fn arm(&mut self, after: Duration) {
+        self.due = self.seat.after(after);
+    }
+
+    pub fn disarm(&mut self) {
+        self.due = Tick::MAX;
+    }
+
+    /// Ready once the time is up; pending for ever when disarmed. Wakes the task whose seat it is.
+    #[inline]
+    pub fn poll(&self) -> Poll<()> {
+        if self.due == Tick::MAX {
+            return Poll::Pending;
+        }
+        if self.seat.is_due(self.due) {
+            return Poll::Ready(());
+        }
+        self.seat.wake_at(self.due);
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn seat(seats: &Rc<Seats>) -> Seat {
+        let seat = seats.take();
+        seat.sit().await;
+        seat
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, test);
+    }
+
+    #[test]
+    fn a_timer_is_never_early_and_wakes_its_task() {
+        run(async {
+            let seats = Seats::new();
+            let ticker = tokio::task::spawn_local(tick(Rc::downgrade(&seats)));
+            for _ in 0..3 {
+                let one = seat(&seats).await;
+                let (mut late, mut soon) = (Timer::new(&one), Timer::new(&one));
+                let began = Instant::now();
+                late.arm(Duration::from_secs(3600));
+                soon.arm(2 * TICK);
+                poll_fn(|_| if late.poll().is_ready() { Poll::Pending } else { soon.poll() }).await;
+                assert!(began.elapsed() >= 2 * TICK && late.poll().is_pending());
+                soon.disarm();
+                assert!(soon.poll().is_pending());
+                // Nobody seated: the ticker rests, and the clock stands.
+            }
+            drop(seats);
+            ticker.await.unwrap();
+        });
+    }
+
+    #[test]
+    fn a_clock_that_stood_is_looked_at_before_anything_goes_by_it() {
+        run(async {
+            let seats = Seats::new();
+            let before = seats.at();
+            while before.elapsed() < TICK {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(seats.at(), before);
+            let one = seat(&seats).await;
+            assert!(seats.at() >= before + TICK);
+            assert_eq!(one.after(Duration::ZERO), seats.tick.get() + 1);
+        });
+    }
+
+    #[test]
+    fn seats_are_counted_and_who_waits_for_one_is_woken() {
+        run(async {
+            let seats = Seats::new();
+            let (one, two) = (seat(&seats).await, seat(&seats).await);
+            drop(one);
+            let three = seat(&seats).await;
+            assert_eq!((seats.count(), seats.taken.borrow().len()), (2, 2), "a free seat is taken first");
+            let leaves = tokio::task::spawn_local(async move {
+                tokio::task::yield_now().await;
+                drop((two, three));
+            });
+            seats.empty().await;
+            assert_eq!(seats.count(), 0);
+            leaves.await.unwrap();
+        });
+    }
+}
