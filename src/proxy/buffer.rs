@@ -25,22 +25,27 @@ pub(super) struct Input {
 }
 
 impl Input {
+    #[inline]
     pub fn filled(&self) -> &[u8] {
         self.storage.as_ref().map_or(&[], |storage| &storage[self.start..self.end])
     }
 
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
+    #[inline]
     pub fn len(&self) -> usize {
         self.end - self.start
     }
 
+    #[inline]
     pub fn is_full(&self) -> bool {
         self.len() == BUFFER_BYTES
     }
 
+    #[inline]
     pub fn consume(&mut self, bytes: usize) {
         debug_assert!(bytes <= self.len());
         self.start += bytes;
@@ -50,6 +55,7 @@ impl Input {
     }
 
     /// The room after what is filled, moved together first when there is none.
+    #[inline]
     pub fn room(&mut self) -> &mut [u8] {
         let storage = self.storage.get_or_insert_with(lease_input);
         if self.end == storage.len() && self.start > 0 {
@@ -60,12 +66,14 @@ impl Input {
     }
 
     /// Counts `bytes` of the room as filled.
+    #[inline]
     pub fn fill(&mut self, bytes: usize) {
         self.end += bytes;
         debug_assert!(self.end <= BUFFER_BYTES);
     }
 
     /// Gives the memory back when nothing is in it.
+    #[inline]
     pub fn release(&mut self) {
         if self.is_empty()
             && let Some(storage) = self.storage.take()
@@ -87,6 +95,7 @@ impl Drop for Input {
     }
 }
 
+#[inline]
 fn lease_input() -> Box<[u8]> {
     FREE_INPUTS.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice())
 }
@@ -95,6 +104,7 @@ fn lease_input() -> Box<[u8]> {
 pub(super) struct Output(Vec<u8>);
 
 impl Output {
+    #[inline]
     pub fn lease() -> Self {
         Self(FREE_OUTPUTS.with_borrow_mut(Vec::pop).unwrap_or_default())
     }

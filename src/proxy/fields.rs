@@ -23,6 +23,7 @@ pub(super) enum Kind {
 }
 
 /// Length and first letter tell nearly all names apart before any is compared.
+#[inline]
 pub(super) fn kind(name: &str) -> Kind {
     let name = name.as_bytes();
     let is = |known: &str, kind| if name.eq_ignore_ascii_case(known.as_bytes()) { kind } else { Kind::Passes };
@@ -53,6 +54,7 @@ pub(super) struct Ruled<'h, 'a> {
 }
 
 impl<'h, 'a> Ruled<'h, 'a> {
+    #[inline]
     pub fn of(all: &'h [Header<'a>]) -> Self {
         let (mut few, mut count) = ([httparse::EMPTY_HEADER; RULED], 0);
         for header in all {
@@ -66,6 +68,7 @@ impl<'h, 'a> Ruled<'h, 'a> {
         Self { few, count, all }
     }
 
+    #[inline]
     pub fn headers(&self) -> &[Header<'a>] {
         self.few.get(..self.count).unwrap_or(self.all)
     }

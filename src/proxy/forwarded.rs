@@ -19,9 +19,9 @@ pub fn is_forwarding_header(name: &str) -> bool {
 
 /// Writes `X-Forwarded-For`, `-Proto` and `-Host`: appended to what a trusted peer sent, else anew.
 pub fn write(head: &RequestHead<'_>, peer: SocketAddr, trusted: bool, proto: &str, out: &mut HeadWriter<'_>) {
-    let sent = |name: &str| head.header(name).filter(|value| trusted && !value.is_empty());
+    let sent = |name: &str| trusted.then(|| head.header(name)).flatten().filter(|value| !value.is_empty());
     let ip = peer.ip().to_canonical();
-    match all(head, "x-forwarded-for").filter(|_| trusted) {
+    match trusted.then(|| all(head, "x-forwarded-for")).flatten() {
         Some(before) => out.add_display("X-Forwarded-For", format_args!("{before}, {ip}")),
         None => out.add_ip("X-Forwarded-For", ip),
     }

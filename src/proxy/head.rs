@@ -277,15 +277,27 @@ pub(super) struct Connection {
 impl Connection {
     pub fn of(headers: &[httparse::Header<'_>]) -> Self {
         let mut connection = Self::default();
-        for token in connection_tokens(headers) {
-            match token {
-                _ if token.eq_ignore_ascii_case("close") => connection.close = true,
-                _ if token.eq_ignore_ascii_case("keep-alive") => connection.keep_alive = true,
-                _ if token.eq_ignore_ascii_case("upgrade") => connection.upgrade = true,
-                _ => connection.lists = true,
+        for field in headers.iter().filter(|header| header.name.eq_ignore_ascii_case("connection")) {
+            // One token is what nearly every field is.
+            if !connection.hear(field.value) {
+                for token in tokens(std::slice::from_ref(field), "connection") {
+                    connection.lists |= !connection.hear(token.as_bytes());
+                }
             }
         }
         connection
+    }
+
+    /// Whether it is one of the tokens that mean something here.
+    fn hear(&mut self, token: &[u8]) -> bool {
+        let meant = match token.len() {
+            5 if token.eq_ignore_ascii_case(b"close") => &mut self.close,
+            7 if token.eq_ignore_ascii_case(b"upgrade") => &mut self.upgrade,
+            10 if token.eq_ignore_ascii_case(b"keep-alive") => &mut self.keep_alive,
+            _ => return false,
+        };
+        *meant = true;
+        true
     }
 }
 

@@ -10,6 +10,7 @@ pub struct HeadWriter<'a> {
 }
 
 impl<'a> HeadWriter<'a> {
+    #[inline]
     pub fn new(out: &'a mut Vec<u8>) -> Self {
         Self { out }
     }
@@ -26,6 +27,7 @@ impl<'a> HeadWriter<'a> {
     }
 
     /// Adds a field whose value is a number.
+    #[inline]
     pub fn add_number(&mut self, name: &str, value: u64) {
         self.out.extend_from_slice(name.as_bytes());
         self.out.extend_from_slice(b": ");
@@ -58,6 +60,7 @@ impl<'a> HeadWriter<'a> {
     }
 
     /// Adds a field that was parsed, and so cannot end its line.
+    #[inline]
     pub(super) fn copy(&mut self, field: &httparse::Header<'_>) {
         self.out.reserve(field.name.len() + field.value.len() + 4);
         self.out.extend_from_slice(field.name.as_bytes());
@@ -66,6 +69,7 @@ impl<'a> HeadWriter<'a> {
         self.out.extend_from_slice(b"\r\n");
     }
 
+    #[inline]
     fn end_line(&mut self, start: usize) {
         let ends_line = |byte: &u8| matches!(byte, b'\r' | b'\n' | 0);
         // All bytes at once rather than one by one, which compiles to vector instructions.
@@ -77,6 +81,7 @@ impl<'a> HeadWriter<'a> {
 }
 
 /// Appends a number in decimal; the formatter takes ten times as long.
+#[inline]
 pub(super) fn push_number(out: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20];
     let mut at = digits.len();
