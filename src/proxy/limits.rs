@@ -25,8 +25,8 @@ pub struct Limits {
     /// A connection without a request is closed after this. `None` on a server's data port: only routers close
     /// (P2c), save at the node's end.
     pub idle_timeout: Option<Duration>,
-    /// A connection idle for so long is parked: it then costs some bytes instead of kilobytes. Long enough that one in use
-    /// never is.
+    /// A connection idle for so long is parked: it then costs some bytes instead of kilobytes, and some microseconds when
+    /// it is used again. Longer than the pauses of one that is busy.
     pub park_after: Duration,
     /// How many are parked now, of all workers.
     pub parked: Arc<AtomicUsize>,
@@ -68,7 +68,7 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(10),
             idle_timeout: Some(Duration::from_secs(75)),
-            park_after: Duration::from_secs(1),
+            park_after: Duration::from_millis(250),
             parked: Arc::default(),
             body_idle: Duration::from_secs(30),
             write_idle: Duration::from_secs(60),
