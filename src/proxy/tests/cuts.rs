@@ -2,17 +2,16 @@
 //! forwarded of it is one request with one meaning, read by a second reader. It starts from the vectors of
 //! `tests/vectors`.
 
-use std::fs;
-use std::path::Path;
-
 use proptest::prelude::*;
 use proptest::sample::Index;
-use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 use crate::proxy::body::{Decoder, write_chunk};
 use crate::proxy::head::{has_end, parse};
 use crate::proxy::{Framing, HeadWriter, Limits, is_neap_header};
 
+#[allow(dead_code, reason = "the integration tests use the rest")]
+#[path = "../../../tests/it/vectors/changes.rs"]
+mod changes;
 #[allow(dead_code, reason = "the integration tests use the rest")]
 #[path = "../../../tests/it/vectors/format.rs"]
 mod format;
@@ -20,9 +19,9 @@ mod format;
 #[path = "../../../tests/it/vectors/strict.rs"]
 mod strict;
 
+use changes::{change, requests, runner};
+
 const CASES: u32 = 6000;
-/// Larger vectors are about bounds.
-const VECTOR_BYTES_MAX: usize = 4096;
 
 /// What became of a connection's bytes, in order.
 #[derive(Debug, PartialEq, Eq)]
@@ -162,126 +161,15 @@ fn cut<'b>(bytes: &'b [u8], cuts: &[Index]) -> Vec<&'b [u8]> {
     places.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
 }
 
-/// What clients send in the vectors.
-fn requests() -> Vec<Vec<u8>> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
-    let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let texts = files.filter(|path| path.extension().is_some_and(|extension| extension == "txt"));
-    let mut requests: Vec<Vec<u8>> = texts
-        .flat_map(|path| format::read(&path.display().to_string(), &fs::read_to_string(&path).unwrap()))
-        .map(|vector| {
-            let sent = vector.steps.into_iter().filter_map(|step| match step {
-                format::Step::Send { router, .. } => Some(router),
-                _ => None,
-            });
-            sent.flatten().collect::<Vec<u8>>()
-        })
-        .filter(|bytes| (1..VECTOR_BYTES_MAX).contains(&bytes.len()))
-        .collect();
-    requests.sort();
-    requests.dedup();
-    assert!(requests.len() > 300, "the vectors are not where they were");
-    requests
-}
-
-/// One change to a request's bytes.
-#[derive(Clone, Debug)]
-enum Change {
-    Put(Index, Vec<u8>),
-    Set(Index, u8),
-    Remove(Index, usize),
-    /// A stretch of it, once more, somewhere else.
-    Repeat {
-        from: Index,
-        length: usize,
-        to: Index,
-    },
-}
-
-impl Change {
-    fn apply(&self, bytes: &mut Vec<u8>) {
-        let room = bytes.len();
-        match self {
-            Self::Put(at, what) => drop(bytes.splice(at.index(room + 1)..at.index(room + 1), what.iter().copied())),
-            _ if room == 0 => {}
-            Self::Set(at, byte) => bytes[at.index(room)] = *byte,
-            Self::Remove(at, length) => drop(bytes.drain(at.index(room)..(at.index(room) + length).min(room))),
-            Self::Repeat { from, length, to } => {
-                let what = bytes[from.index(room)..(from.index(room) + length).min(room)].to_vec();
-                bytes.splice(to.index(room)..to.index(room), what);
-            }
-        }
-    }
-}
-
-fn change() -> impl Strategy<Value = Change> {
-    let words: Vec<&[u8]> = vec![
-        b"\r\n",
-        b"\n",
-        b"\r",
-        b"\0",
-        b" ",
-        b"\t",
-        b":",
-        b",",
-        b";",
-        b"0",
-        b"5",
-        b"%",
-        b"%2e",
-        b"/",
-        b"..",
-        b"?",
-        b"#",
-        b"\\",
-        b"\xff",
-        b"\r\n\r\n",
-        b"\r\n ",
-        b"0\r\n\r\n",
-        b"Content-Length: 5\r\n",
-        b"Transfer-Encoding: chunked\r\n",
-        b"chunked",
-        b"Host: b\r\n",
-        b"Connection: X, close\r\n",
-        b"GET / HTTP/1.1\r\nHost: c\r\n\r\n",
-        b"HTTP/1.1",
-        b"http://b",
-        b"Expect: 100-continue\r\n",
-    ];
-    let word = prop::sample::select(words).prop_map(<[u8]>::to_vec);
-    let byte = prop_oneof![prop::sample::select(b"\r\n \t:;,/%.0\0\x7f\x80".to_vec()), any::<u8>()];
-    prop_oneof![
-        (any::<Index>(), word).prop_map(|(at, word)| Change::Put(at, word)),
-        (any::<Index>(), byte).prop_map(|(at, byte)| Change::Set(at, byte)),
-        (any::<Index>(), 1..9_usize).prop_map(|(at, length)| Change::Remove(at, length)),
-        (any::<Index>(), 1..60_usize, any::<Index>()).prop_map(|(from, length, to)| Change::Repeat {
-            from,
-            length,
-            to
-        }),
-    ]
-}
-
-fn seed() -> [u8; 32] {
-    let given = std::env::var("NEAP_TEST_SEED").ok();
-    let number: u64 = given.map_or_else(rand::random, |number| number.parse().expect("a number"));
-    println!("NEAP_TEST_SEED={number} repeats this run");
-    let mut seed = [0; 32];
-    seed[..8].copy_from_slice(&number.to_le_bytes());
-    seed
-}
-
 #[test]
 fn how_a_request_is_cut_makes_no_difference_and_what_is_forwarded_is_one_request() {
-    let config = ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() };
-    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed()));
     let given = (
         prop::collection::vec(prop::sample::select(requests()), 1..3),
         prop::collection::vec(change(), 0..5),
         prop::collection::vec(any::<Index>(), 0..9),
         any::<bool>(),
     );
-    let ran = runner.run(&given, |(requests, changes, cuts, each_byte)| {
+    let ran = runner(CASES).run(&given, |(requests, changes, cuts, each_byte)| {
         let mut bytes = requests.concat();
         changes.iter().for_each(|change| change.apply(&mut bytes));
         // A head that does not end is looked at only as it comes, not once more: let each end.

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read as _, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use super::strict::{self, Read};
 use super::upstream::DEADLINE;
@@ -52,6 +53,13 @@ impl Client {
                 _ => self.more()?,
             }
         }
+    }
+
+    /// Reads until the connection ends, or nothing has come for a moment.
+    pub fn listen(&mut self, moment: Duration) {
+        self.stream.set_read_timeout(Some(moment)).unwrap();
+        while self.ended.is_none() && self.more().is_ok() {}
+        self.stream.set_read_timeout(Some(DEADLINE)).unwrap();
     }
 
     /// What is left to come, and how the connection ends.

@@ -131,7 +131,7 @@ impl Ground {
     }
 
     /// A request that must come through, and behind which nothing else can be on its way.
-    fn probe(&self, client: &mut Client) -> Result<(), String> {
+    pub fn probe(&self, client: &mut Client) -> Result<(), String> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let program = if self.run == Run::Server { "Neap-Program: shop\r\n" } else { "" };
         let number = NUMBER.fetch_add(1, Relaxed);
