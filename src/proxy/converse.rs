@@ -17,7 +17,7 @@ use super::download::{self, NoHead, Relayed};
 use super::exchange::{Exchange, Fate, Live, Meta};
 use super::handler::{AttemptFailure, Attempts, Failure, LongLived, Outcome, Target, WhenCut};
 use super::inbound::{Outbound, watch_peer};
-use super::limits::{FIELDS, FIELDS_BETWEEN_NODES};
+use super::limits::{OF_PROGRAM, OF_SERVER};
 use super::response::{self, ResponseHead};
 use super::seats::Timer;
 use super::serve::Worker;
@@ -188,8 +188,8 @@ impl<R: Attempts> Talk<'_, '_, R> {
         let refusable = self.target.authenticated && !(self.awaits && self.progress.go.get());
         let closing = !self.meta.keep_alive || self.worker.is_draining() || !self.progress.done.get();
         let Self { meta, live, input, out, .. } = self;
-        let fields = if self.target.authenticated { FIELDS_BETWEEN_NODES } else { FIELDS };
-        let parsed = response::parse(input.filled(), meta.is_head, fields, |head, length| {
+        let bounds = if self.target.authenticated { OF_SERVER } else { OF_PROGRAM };
+        let parsed = response::parse(input.filled(), meta.is_head, bounds, |head, length| {
             (judge(head, meta, refusable, closing, live, out), length)
         });
         let (verdict, length) = match parsed {

@@ -235,19 +235,27 @@ fn host<'a>(headers: &[httparse::Header<'a>], authority: Option<&'a str>, http10
     }
 }
 
+/// What a host's name is made of.
+static IN_NAMES: [bool; 256] = {
+    let mut bytes = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        bytes[byte] = (byte as u8).is_ascii_alphanumeric()
+            || matches!(byte as u8, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&'..=b'+' | b';' | b'=');
+        byte += 1;
+    }
+    bytes
+};
+
 /// A name or an address, and a port that may be left out; or nothing (RFC 9110, 7.2). A comma, which a name may have by
 /// the letter, is how two `Host` are made one; an escape is another spelling of the same name.
 fn is_host(host: &str) -> bool {
-    let is_name = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => true,
-        _ => matches!(byte, b'!' | b'$' | b'&'..=b'+' | b';' | b'='),
-    };
     let port = match host.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((address, port)) if address.parse::<Ipv6Addr>().is_ok() => port,
             _ => return false,
         },
-        None => &host[host.bytes().position(|byte| !is_name(byte)).unwrap_or(host.len())..],
+        None => &host[host.bytes().position(|byte| !IN_NAMES[usize::from(byte)]).unwrap_or(host.len())..],
     };
     let named = port.len() < host.len() || host.is_empty();
     named && host.len() <= HOST_BYTES && is_port(port)

@@ -4,10 +4,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::buffer::BUFFER_BYTES;
+
 /// Fields of one head, of a client's request or a program's answer.
 pub(super) const FIELDS: usize = 100;
 /// Fields of one head from node to node: with those that a node adds.
 pub(super) const FIELDS_BETWEEN_NODES: usize = 120;
+/// Bytes likewise.
+const HEAD_BYTES: usize = 30 * 1024;
+const HEAD_BYTES_BETWEEN_NODES: usize = BUFFER_BYTES;
+
+/// What a head of an answer may have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeadBounds {
+    pub fields: usize,
+    pub bytes: usize,
+}
+
+/// A program's: a server adds to it, and its router still takes it.
+pub(super) const OF_PROGRAM: HeadBounds = HeadBounds { fields: FIELDS, bytes: HEAD_BYTES };
+pub(super) const OF_SERVER: HeadBounds = HeadBounds { fields: FIELDS_BETWEEN_NODES, bytes: HEAD_BYTES_BETWEEN_NODES };
 
 /// The bounds of one listener. Per worker where it says so.
 #[derive(Clone, Debug)]
@@ -62,7 +78,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            head_bytes: 30 * 1024,
+            head_bytes: HEAD_BYTES,
             fields: FIELDS,
             target_bytes: 8 * 1024,
             handshake_timeout: Duration::from_secs(10),
@@ -92,7 +108,7 @@ impl Limits {
     /// The bounds of a server's data port: no idle timeout, `100 Continue` is admission, and room for what a router adds
     /// to the largest head that it takes.
     pub fn of_data_port() -> Self {
-        let (head_bytes, fields) = (32 * 1024, FIELDS_BETWEEN_NODES);
+        let (head_bytes, fields) = (HEAD_BYTES_BETWEEN_NODES, FIELDS_BETWEEN_NODES);
         Self { head_bytes, fields, idle_timeout: None, continue_is_admission: true, ..Self::default() }
     }
 }

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use super::body::Framing;
 use super::fields::{self, Kind, Ruled, kind};
 use super::head::{Connection, HEADERS, connection_tokens, header, tokens};
+use super::limits::HeadBounds;
 use super::writer::push_number;
 
 /// A response's head that is well-formed.
@@ -63,7 +64,7 @@ impl<'a> ResponseHead<'a> {
 pub(super) fn parse<T>(
     bytes: &[u8],
     answers_head: bool,
-    fields: usize,
+    bounds: HeadBounds,
     f: impl FnOnce(&ResponseHead<'_>, usize) -> T,
 ) -> Result<Option<T>, &'static str> {
     let mut storage = [const { MaybeUninit::uninit() }; HEADERS];
@@ -80,8 +81,8 @@ pub(super) fn parse<T>(
         return Err("the response's status is not one");
     }
     let headers: &[httparse::Header<'_>] = parsed.headers;
-    if headers.len() > fields {
-        return Err("the response has too many header fields");
+    if headers.len() > bounds.fields || length > bounds.bytes {
+        return Err("the response's head is too large");
     }
     let ruled = Ruled::of(headers);
     let ruled = ruled.headers();
@@ -108,10 +109,10 @@ pub(super) fn parse<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::limits::FIELDS;
+    use crate::proxy::limits::OF_PROGRAM;
 
     fn framing(head: &str, answers_head: bool) -> Result<Option<(Framing, bool)>, &'static str> {
-        parse(head.as_bytes(), answers_head, FIELDS, |head, _| (head.body, head.keep_alive))
+        parse(head.as_bytes(), answers_head, OF_PROGRAM, |head, _| (head.body, head.keep_alive))
     }
 
     #[test]
@@ -137,7 +138,7 @@ mod tests {
     fn a_programs_neap_fields_are_not_written_for_the_client() {
         let head = b"HTTP/1.1 503 No\r\nNeap-Refused: r.1\r\nneap_x: 1\r\nKeep-Alive: timeout=5\r\nX: 1\r\n\r\n";
         let mut out = Vec::new();
-        parse(head, false, FIELDS, |head, _| head.write(&mut out)).unwrap().unwrap();
+        parse(head, false, OF_PROGRAM, |head, _| head.write(&mut out)).unwrap().unwrap();
         assert_eq!(out, b"HTTP/1.1 503 No\r\nX: 1\r\n");
     }
 }
