@@ -69,6 +69,10 @@ pub struct TrafficArgs {
     /// Connections to each URL at the most
     #[arg(long, value_name = "N", default_value_t = CONNECTIONS_MAX_DEFAULT)]
     pub connections: usize,
+    /// The same GET each time and only status and length checked, over --connections made beforehand: for tens of
+    /// thousands of requests a second to one URL, such as a benchmark sends
+    #[arg(long)]
+    pub raw: bool,
     /// Writes the id and status of every POST to this file, a line each; "-" for one that got no answer
     #[arg(long, value_name = "FILE")]
     pub ids: Option<PathBuf>,
@@ -137,6 +141,7 @@ fn plan(args: &TrafficArgs, timeout: Option<Duration>) -> Result<Plan, String> {
         duration: args.duration,
         timeout: timeout.unwrap_or(TIMEOUT_DEFAULT),
         connections_max: args.connections,
+        raw: args.raw,
     };
     plan.check().map_err(|error| error.to_string())?;
     Ok(plan)
@@ -334,6 +339,7 @@ mod tests {
             (&["http://a", "--mix", "/nowhere/mix.toml"], "/nowhere/mix.toml cannot be read"),
             (&["http://a", "--header", "Host"], "is not \"Name: value\""),
             (&["http://a", "--connections", "0"], "more than 0"),
+            (&["http://a", "http://b", "--raw"], "to one URL"),
             (&[], "URL"),
         ] {
             let error = planned(args).unwrap_err();

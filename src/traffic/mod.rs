@@ -5,6 +5,7 @@
 //! plan, mix     what to send, where, how fast          (parsed once, valid)
 //! schedule      when each request is due               (pure)
 //! run           sends on time, whatever the answers do
+//! raw           the same at high rates, checking less
 //! pool, exchange, websocket                            the connections
 //! answer        reads one HTTP/1.1 answer              (pure)
 //! check         is it the answer that was due?         (pure)
@@ -17,6 +18,7 @@ mod exchange;
 pub mod mix;
 pub mod plan;
 mod pool;
+mod raw;
 pub mod report;
 mod run;
 mod schedule;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::mix::Mix;
+use super::mix::{Kind, Mix};
 
 /// How long an answer may take, from the time its request was due.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
@@ -14,6 +14,8 @@ pub const CONNECTIONS_MAX_DEFAULT: usize = 2_000;
 /// Requests a second to one target.
 pub const RATE_MAX: f64 = 100_000.0;
 const TARGETS_MAX: usize = 100;
+/// Connections of raw traffic: all of them are made before the first request.
+const RAW_CONNECTIONS_MAX: usize = 10_000;
 
 /// Why a plan or a URL is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +30,10 @@ pub enum BadPlan {
     Header(String),
     #[error("{0} is more than 0")]
     Zero(&'static str),
+    #[error(
+        "raw traffic is one GET without a body, to one URL, with at most {RAW_CONNECTIONS_MAX} connections and any version"
+    )]
+    Raw,
 }
 
 /// One run of traffic.
@@ -40,6 +46,8 @@ pub struct Plan {
     pub timeout: Duration,
     /// Connections to each target, busy and idle; a request that finds all busy waits, which is counted.
     pub connections_max: usize,
+    /// The same bytes each time, and only status and length of the answers checked: for tens of thousands a second.
+    pub raw: bool,
 }
 
 /// Where requests go, how many a second, and what they are.
@@ -57,7 +65,7 @@ pub struct Target {
 impl Plan {
     /// A plan with the default bounds, until stopped.
     pub fn new(targets: Vec<Target>) -> Self {
-        Self { targets, duration: None, timeout: TIMEOUT_DEFAULT, connections_max: CONNECTIONS_MAX_DEFAULT }
+        Self { targets, duration: None, timeout: TIMEOUT_DEFAULT, connections_max: CONNECTIONS_MAX_DEFAULT, raw: false }
     }
 
     pub fn duration(self, duration: Duration) -> Self {
@@ -79,7 +87,16 @@ impl Plan {
         if self.connections_max == 0 {
             return Err(BadPlan::Zero("the number of connections"));
         }
-        self.targets.iter().try_for_each(Target::check)
+        self.targets.iter().try_for_each(Target::check)?;
+        if self.raw && !self.may_be_raw() { Err(BadPlan::Raw) } else { Ok(()) }
+    }
+
+    fn may_be_raw(&self) -> bool {
+        let [target] = &self.targets[..] else { return false };
+        let [request] = target.mix.requests() else { return false };
+        let plain = request.kind == Kind::Http && request.method == "GET" && request.body_bytes == 0;
+        let unnamed = !request.expect_echo && target.expect_versions.is_empty();
+        plain && unnamed && self.connections_max <= RAW_CONNECTIONS_MAX
     }
 }
 
@@ -170,6 +187,7 @@ impl fmt::Display for Url {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mix::Request;
     use super::*;
 
     fn url(given: &str) -> Url {
@@ -207,5 +225,11 @@ mod tests {
         split.targets[0].headers.push(("X-A".to_owned(), "b\r\nX-C: d".to_owned()));
         assert!(split.check().is_err());
         assert_eq!(Plan::new(Vec::new()).check(), Err(BadPlan::Targets(0)));
+        let mut raw = Plan { raw: true, ..plan(1.0) };
+        assert_eq!(raw.check(), Ok(()));
+        raw.targets[0].expect_versions.push("1".to_owned());
+        assert_eq!(raw.check(), Err(BadPlan::Raw));
+        raw.targets = vec![plan(1.0).targets.remove(0).mix(Mix::new(vec![Request::post("/", 1)]).unwrap())];
+        assert_eq!(raw.check(), Err(BadPlan::Raw));
     }
 }

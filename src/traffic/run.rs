@@ -15,6 +15,7 @@ use super::exchange::{Event, exchange};
 use super::mix::{Kind, Request};
 use super::plan::{BadPlan, Plan, Target};
 use super::pool::Pool;
+use super::raw::Raw;
 use super::report::{Failure, FailureKind, Post, Report, TargetReport};
 use super::schedule::{Schedule, Wheel};
 use super::tally::{Ending, Tally, total};
@@ -31,7 +32,7 @@ pub enum StartError {
 
 /// What a run is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Order {
+pub(super) enum Order {
     Send,
     /// Send no more, wait for what is outstanding.
     Stop,
@@ -49,6 +50,9 @@ pub struct Running {
 /// Starts a plan on a thread of its own, so that nothing the caller does slows the sending.
 pub fn start(plan: Plan) -> Result<Running, StartError> {
     plan.check()?;
+    if plan.raw {
+        return start_raw(plan);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (order, orders) = watch::channel(Order::Send);
     let (send, report) = oneshot::channel();
@@ -56,6 +60,26 @@ pub fn start(plan: Plan) -> Result<Running, StartError> {
     let ours = Arc::clone(&state);
     thread::Builder::new().name("traffic".to_owned()).spawn(move || {
         runtime.block_on(ours.run(orders));
+        // Nobody may be waiting for it any more.
+        let _ = send.send(ours.report(true));
+    })?;
+    Ok(Running { order, state, report: Some(report) })
+}
+
+/// As `start`, on a thread without a runtime.
+fn start_raw(plan: Plan) -> Result<Running, StartError> {
+    let (connections, duration) = (plan.connections_max, plan.duration);
+    let (order, orders) = watch::channel(Order::Send);
+    let (send, report) = oneshot::channel();
+    let state = Arc::new(State::new(plan));
+    let ours = Arc::clone(&state);
+    let lane = Arc::clone(&state.targets[0]);
+    let raw = Raw::new(Arc::clone(&lane), connections)?;
+    thread::Builder::new().name("traffic".to_owned()).spawn(move || {
+        if let Err(error) = raw.run(duration, || *orders.borrow()) {
+            tracing::error!(%error, "the traffic ended");
+        }
+        lane.tally().cut_short(lane.started.elapsed());
         // Nobody may be waiting for it any more.
         let _ = send.send(ours.report(true));
     })?;
@@ -185,12 +209,12 @@ async fn reached(orders: &mut watch::Receiver<Order>, due: Order) {
 }
 
 /// One target of a run.
-struct Lane {
+pub(super) struct Lane {
     number: usize,
     run: String,
-    target: Target,
-    started: Instant,
-    timeout: Duration,
+    pub(super) target: Target,
+    pub(super) started: Instant,
+    pub(super) timeout: Duration,
     pool: Pool,
     tally: Mutex<Tally>,
 }
@@ -304,18 +328,7 @@ impl Lane {
         let version = answer.as_ref().and_then(|answer| answer.version.clone());
         let post =
             request.is_post().then(|| Post { id: id.clone(), target: self.number, status, ok: trouble.is_none() });
-        let failure = trouble.map(|trouble| Failure {
-            id,
-            at: jiff::Timestamp::now(),
-            after_ms: u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
-            took_ms: u64::try_from(due.elapsed().as_millis()).unwrap_or(u64::MAX),
-            method: request.method.clone(),
-            url: format!("http://{}{}", self.target.url.authority(), self.target.url.join(&request.path)),
-            kind: trouble.kind,
-            detail: trouble.detail,
-            status,
-            version: version.clone(),
-        });
+        let failure = trouble.map(|trouble| self.failure(request, id, due, trouble, status, version.clone()));
         Ending {
             at,
             latency: answered.map(|answered| answered.saturating_duration_since(due)),
@@ -329,7 +342,30 @@ impl Lane {
         }
     }
 
-    fn tally(&self) -> MutexGuard<'_, Tally> {
+    pub(super) fn failure(
+        &self,
+        request: &Request,
+        id: String,
+        due: Instant,
+        trouble: Trouble,
+        status: Option<u16>,
+        version: Option<String>,
+    ) -> Failure {
+        Failure {
+            id,
+            at: jiff::Timestamp::now(),
+            after_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            took_ms: u64::try_from(due.elapsed().as_millis()).unwrap_or(u64::MAX),
+            method: request.method.clone(),
+            url: format!("http://{}{}", self.target.url.authority(), self.target.url.join(&request.path)),
+            kind: trouble.kind,
+            detail: trouble.detail,
+            status,
+            version,
+        }
+    }
+
+    pub(super) fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

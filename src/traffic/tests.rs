@@ -342,3 +342,54 @@ async fn a_websocket_that_closes_early_or_alters_a_frame_has_failed() {
     let report = websocket_run(tiny.port, 300).await;
     assert_eq!(kinds(&report), [(FailureKind::Status, 10)]);
 }
+
+fn raw(tiny: &Tiny, rate: f64, connections: usize) -> Plan {
+    Plan { raw: true, connections_max: connections, ..tiny.plan(rate, vec![Request::get("/")]) }
+}
+
+#[tokio::test]
+async fn raw_traffic_sends_every_request_on_time_over_the_connections_that_it_has() {
+    let tiny = Tiny::start(|_| ok("1", "hello")).await;
+    let report = run(raw(&tiny, 2_000.0, 16)).await.unwrap();
+    let all = &report.all;
+    assert!(report.passed, "{:?}", all.errors);
+    assert_eq!((all.sent, all.ok, tiny.requests()), (1_000, 1_000, 1_000));
+    assert_eq!((all.by_status["200"], all.body_bytes_received, all.connections_opened), (1_000, 5_000, 16));
+    assert_eq!(all.latency_ms.count, 1_000);
+}
+
+#[tokio::test]
+async fn raw_latency_counts_from_the_time_a_request_was_due() {
+    let tiny = Tiny::start(|_| Act { after: Duration::from_millis(100), ..ok("1", "") }).await;
+    let all = run(raw(&tiny, 20.0, 1)).await.unwrap().all;
+    // Ten requests through one connection, 100 ms each, due every 50 ms: the last waits for about half a second.
+    assert_eq!((all.ok, all.connections_opened), (10, 1), "{:?}", all.errors);
+    assert!(all.waited_for_connection >= 8 && all.latency_ms.max >= 500.0, "{all:?}");
+}
+
+#[tokio::test]
+async fn raw_traffic_fails_what_is_not_the_answer_and_goes_on() {
+    let tiny = Tiny::start(|seen| match seen.on_connection {
+        0 => ok("1", "hello"),
+        1 => act("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"),
+        2 => Act { close: true, ..act("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel") },
+        _ => unreachable!("the connection was closed"),
+    })
+    .await;
+    let report = run(raw(&tiny, 60.0, 1)).await.unwrap();
+    let thirds = |n| (n, report.all.sent / 3);
+    assert!(!report.passed && report.all.sent == 30, "{:?}", report.all);
+    assert_eq!(kinds(&report), [thirds(FailureKind::Status), thirds(FailureKind::ShortBody)]);
+    assert_eq!((report.all.ok, report.all.connections_opened), (10, 10));
+}
+
+#[tokio::test]
+async fn raw_traffic_that_gets_no_answer_or_no_connection_ends_with_it_told() {
+    let silent = Tiny::start(|_| Act { after: Duration::from_secs(60), ..ok("1", "") }).await;
+    let mut plan = raw(&silent, 20.0, 2);
+    plan.timeout = Duration::from_millis(200);
+    assert_eq!(kinds(&run(plan).await.unwrap()), [(FailureKind::Timeout, 10)]);
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let nobody = Tiny { port: free, requests: Arc::default() };
+    assert_eq!(kinds(&run(raw(&nobody, 20.0, 2)).await.unwrap()), [(FailureKind::Connect, 10)]);
+}
