@@ -9,7 +9,7 @@ import rig
 # One core is the proxies', the other is for the upstream and for whoever asks.
 PROXY_CPU, REST_CPU = 0, 1
 
-PACKAGES = {"nginx": "nginx-light", "haproxy": "haproxy", "wrk": "wrk", "taskset": "util-linux"}
+PACKAGES = {"nginx": "nginx", "haproxy": "haproxy", "wrk": "wrk", "taskset": "util-linux"}
 
 HAPROXY = """
 global

@@ -39,12 +39,13 @@ def need(commands):
     say(f"installing {' '.join(missing)}")
     quiet = {"env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "stdout": subprocess.DEVNULL, "check": True}
     subprocess.run(["apt-get", "update", "-qq"], **quiet)
-    # They are run by hand here, never as a service of the machine.
-    with tempfile.TemporaryDirectory() as policy:
-        refuse = pathlib.Path(policy, "invoke-rc.d")
-        refuse.write_text("#!/bin/sh\nexit 0\n")
-        refuse.chmod(0o755)
-        quiet["env"]["PATH"] = f"{policy}:{os.environ['PATH']}"
+    # What is installed is run by hand here, never as a service of the machine.
+    with tempfile.TemporaryDirectory() as stubs:
+        for name in ("invoke-rc.d", "deb-systemd-invoke"):
+            stub = pathlib.Path(stubs, name)
+            stub.write_text("#!/bin/sh\nexit 0\n")
+            stub.chmod(0o755)
+        quiet["env"]["PATH"] = f"{stubs}:{os.environ['PATH']}"
         subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], **quiet)
 
 

@@ -10,6 +10,7 @@ by the difference of the requests, is what a request costs.
 import pathlib
 import shutil
 
+import areas
 import callgrind
 import client
 import nodes
@@ -39,7 +40,7 @@ def options(parser):
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(NAMES)}; without one, all of them")
     parser.add_argument("--check", action="store_true", help=f"end with 1 if one is above {GOAL}")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK[0]:,} and {QUICK[1]:,} requests, which tells the same to 2 %%")
-    parser.add_argument("--profile", metavar="DIR", help="keep callgrind's files here, for callgrind_annotate")
+    parser.add_argument("--profile", metavar="DIR", help="tell here where they go: callgrind's files, for callgrind_annotate, and a table by areas")
 
 
 def run(args):
@@ -58,7 +59,7 @@ def run(args):
 
 
 def prepare():
-    rig.need({"valgrind": "valgrind", "nginx": "nginx-light", "taskset": "util-linux"})
+    rig.need({"valgrind": "valgrind", "nginx": "nginx", "taskset": "util-linux"})
 
 
 def measure(kind, binary, first_port, requests=(LESS, MORE), profile=None, change=None):
@@ -85,6 +86,14 @@ def measure(kind, binary, first_port, requests=(LESS, MORE), profile=None, chang
                 instructions, path = counts.look()
                 taken.append(instructions)
         if profile:
-            pathlib.Path(profile).mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, pathlib.Path(profile, f"callgrind.{kind}"))
+            keep(pathlib.Path(profile), kind, path, requests[1])
         return (taken[1] - taken[0]) / (requests[1] - requests[0])
+
+
+def keep(folder, kind, path, requests):
+    """Callgrind's own file, and what it comes to by areas."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(path, folder / f"callgrind.{kind}")
+    with open(path, errors="replace") as lines:
+        told = areas.table(areas.counts(line.rstrip("\n") for line in lines), requests)
+    (folder / f"areas.{kind}").write_text(told)
