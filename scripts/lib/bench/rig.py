@@ -37,16 +37,21 @@ def need(commands):
     if not is_root() or not shutil.which("apt-get"):
         raise Trouble(f"install {' '.join(missing)} first (or run this as root on Debian)")
     say(f"installing {' '.join(missing)}")
-    quiet = {"env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "stdout": subprocess.DEVNULL, "check": True}
-    subprocess.run(["apt-get", "update", "-qq"], **quiet)
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    apt_get(["update"], env)
     # What is installed is run by hand here, never as a service of the machine.
     with tempfile.TemporaryDirectory() as stubs:
         for name in ("invoke-rc.d", "deb-systemd-invoke"):
             stub = pathlib.Path(stubs, name)
             stub.write_text("#!/bin/sh\nexit 0\n")
             stub.chmod(0o755)
-        quiet["env"]["PATH"] = f"{stubs}:{os.environ['PATH']}"
-        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], **quiet)
+        env["PATH"] = f"{stubs}:{os.environ['PATH']}"
+        apt_get(["install", "-y", "--no-install-recommends", *missing], env)
+
+
+def apt_get(args, env):
+    if subprocess.run(["apt-get", "-qq", *args], env=env, stdout=subprocess.DEVNULL).returncode != 0:
+        raise Trouble(f"apt-get {' '.join(args)} failed")
 
 
 def search_path():
