@@ -10,6 +10,7 @@ use super::failure::{EXIT_CHANGES, EXIT_FAILED, Failure};
 use super::out::{self, Format, count, or_dash};
 use super::{receipt, watch};
 use crate::domain::duration;
+use crate::domain::manifest::BATCH_MAX;
 use crate::domain::names::{ProgramName, Version};
 use crate::wire::api::{
     NodeState, NodeView, PlacementState, PlanView, ProgramView, RippleKind, RippleOptions, RippleState, RippleView,
@@ -45,6 +46,9 @@ pub struct How {
 /// What a ripple does otherwise than its manifest says.
 #[derive(Args, Debug, Clone)]
 pub struct Options {
+    /// Servers at a time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(BATCH_MAX)))]
+    pub batch: Option<u32>,
     /// Placements that must stay open and healthy all through
     #[arg(long, value_name = "N")]
     pub min_serving: Option<u32>,
@@ -76,6 +80,7 @@ impl From<&Options> for RippleOptions {
     fn from(options: &Options) -> Self {
         let ms = |given: Option<Duration>| given.map(|given| u64::try_from(given.as_millis()).unwrap_or(u64::MAX));
         Self {
+            batch: options.batch,
             min_serving: options.min_serving,
             hold_ms: ms(options.hold),
             drain_timeout_ms: ms(options.drain_timeout),
@@ -262,7 +267,11 @@ pub fn plan_text(plan: &PlanView) -> String {
         lines.extend(skipped);
         return lines.join("\n");
     }
-    let at_once = if plan.kind == RippleKind::Install { ", all at once" } else { "" };
+    let at_once = match (plan.kind, plan.batch) {
+        (RippleKind::Install, _) => ", all at once".to_owned(),
+        (_, batch) if batch > 1 => format!(", up to {batch} at a time"),
+        _ => String::new(),
+    };
     let mut lines = vec![
         format!(
             "plan {}: {} {} to {} on {}{at_once}",

@@ -16,6 +16,7 @@ use super::program::Manifest;
 
 pub use argv::{Facts, substitute};
 pub use kind::variable_problem;
+pub use sections::BATCH_MAX;
 
 /// The name of the manifest in a release's directory.
 pub const FILE_NAME: &str = "program.toml";

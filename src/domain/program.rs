@@ -108,6 +108,9 @@ pub struct Health {
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct UpgradeRule {
+    /// Servers at a time.
+    #[serde(default = "one")]
+    pub batch: u32,
     pub min_serving: MinServing,
     #[serde(with = "super::duration::millis")]
     pub drain_timeout: Duration,
@@ -120,6 +123,10 @@ pub struct UpgradeRule {
     pub hold: Duration,
     #[serde(with = "super::duration::millis")]
     pub soak: Duration,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// How many placements stay open and healthy through a ripple.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::control::{About, Control};
 use super::records::{ReleaseRecord, RippleRecord};
+use crate::domain::manifest::BATCH_MAX;
 use crate::domain::names::{ProgramName, Release, Revision, RippleId, ServerName, Version};
 use crate::domain::program::{Manifest, MinServing, OnDrainTimeout, UpgradeRule};
 use crate::domain::ripple::Asked;
@@ -140,9 +141,14 @@ fn make(
         return Err(problem(NoPlan::Busy { under_way: under_way.clone() }, program));
     }
     let hold = options.hold_ms.map_or(rule.hold, Duration::from_millis);
+    let batch = options.batch.unwrap_or(rule.batch);
+    if !(1..=BATCH_MAX).contains(&batch) {
+        return Err(Problem::new(Code::BadRequest, format!("batch {batch} is out of range: 1 to {BATCH_MAX}"))
+            .hint("1 is one server after the other"));
+    }
     let force = options.force || rule.on_drain_timeout == OnDrainTimeout::Force;
     let policy = Policy {
-        batch: 1,
+        batch: batch as usize,
         min_serving: 0,
         drain_timeout: options.drain_timeout_ms.map_or(rule.drain_timeout, Duration::from_millis),
         on_drain_timeout: if force { OnDrainTimeout::Force } else { OnDrainTimeout::Abort },

@@ -194,6 +194,7 @@ pub fn plan(control: &Control, plan: &Plan, hold_ms: u64, to: &Version) -> api::
                 reason: "it is down; it is caught up when it comes back, before it serves".to_owned(),
             })
             .collect(),
+        batch: policy.batch as u32,
         min_serving: policy.min_serving as u32,
         hold_ms,
         drain_timeout_ms: policy.drain_timeout.as_millis() as u64,

@@ -74,6 +74,7 @@ pub fn manifest(name: &str) -> Manifest {
         body_limit: 10 << 20,
         health: Health { path: None, interval: second, timeout: second, start_timeout: second, unhealthy_after: 3 },
         upgrade: UpgradeRule {
+            batch: 1,
             min_serving: MinServing::Auto,
             drain_timeout: second,
             on_drain_timeout: OnDrainTimeout::Abort,

@@ -5,6 +5,7 @@ mod cli;
 mod e2e;
 mod programs;
 mod router;
+mod scenarios;
 mod support;
 mod tidy;
 mod traffic;

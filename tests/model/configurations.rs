@@ -121,6 +121,20 @@ fn three_servers() {
 }
 
 #[test]
+fn a_batch_in_which_each_gate_needs_the_margin() {
+    let faults = Faults { aborts: 1, ..Faults::default() };
+    let batch = Cluster { servers: 3, min_serving: 2, batch: 2, faults, requests: 0, ..Cluster::default() };
+    sound("two at a time, of which one may close", &batch);
+}
+
+#[test]
+fn a_batch_and_a_crash() {
+    let faults = Faults { crashes: 1, ..Faults::default() };
+    let batch = Cluster { servers: 3, min_serving: 1, batch: 2, faults, requests: 0, ..Cluster::default() };
+    sound("two at a time, and a crash", &batch);
+}
+
+#[test]
 fn an_instance_that_fails() {
     let faults = Faults { unhealthy: 1, timeouts: 1, ..Faults::default() };
     sound("unhealthy", &Cluster { servers: 3, min_serving: 1, faults, ..Cluster::default() });

@@ -137,7 +137,10 @@ fn ask(cluster: &Cluster, id: &str, to: u8) -> Ask {
         program: program(),
         to: Some(release(to)),
         servers: (0..cluster.servers).map(server_name).collect(),
-        min_serving: MinServing::AtLeast(cluster.min_serving),
+        min_serving: MinServing::AtLeast(match cluster.off {
+            Off::P7EachGate => cluster.min_serving - (cluster.batch as u32 - 1),
+            _ => cluster.min_serving,
+        }),
         holds: false,
         policy: policy(cluster),
     }

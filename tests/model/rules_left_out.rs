@@ -83,6 +83,12 @@ fn p7_an_unanswered_quiesce_that_is_forgotten() {
 }
 
 #[test]
+fn p7_a_margin_that_is_reckoned_once_for_a_whole_batch() {
+    let off = Off::P7EachGate;
+    breaks(Cluster { off, servers: 3, min_serving: 2, batch: 2, requests: 0, ..Cluster::default() });
+}
+
+#[test]
 fn p7_an_unhealthy_placement_that_counts() {
     let faults = Faults { unhealthy: 1, ..Faults::default() };
     breaks(Cluster { off: Off::P7HealthCounts, faults, ..Cluster::default() });

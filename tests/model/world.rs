@@ -34,6 +34,8 @@ pub enum Off {
     P6Adoption,
     P7UnansweredCounts,
     P7HealthCounts,
+    /// The margin that one gate needs is enough for all of its batch.
+    P7EachGate,
     P8Matching,
     P9bMarked,
     P9bTakenBack,

@@ -54,6 +54,9 @@ pub(super) const DAY: Duration = Duration::from_secs(86_400);
 /// Routes, matches and server patterns of one program.
 const LIST_MAX: usize = 256;
 
+/// Servers at a time, at the most; also what `--batch` may say.
+pub const BATCH_MAX: u32 = 10_000;
+
 /// Reads the whole manifest. `None`, or any error in the reader: not valid.
 pub fn read(reader: &mut Reader<'_>) -> Option<Manifest> {
     let root = reader.root(&ROOT)?;
@@ -212,15 +215,13 @@ fn read_upgrade<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> UpgradeRule 
     if !reader.choice(&section, "strategy", true, &[("quiesce", true), ("overlap", false)]) {
         not_built(reader, &section, "strategy", "\"quiesce\"");
     }
-    if reader.number(&section, "batch", 1, 1..=10_000) != 1 {
-        not_built(reader, &section, "batch", "1");
-    }
     let waits: RangeInclusive<Duration> = MS(0)..=DAY;
     let (on_timeout, long_lived) = (
         [("abort", OnDrainTimeout::Abort), ("force", OnDrainTimeout::Force)],
         [("wait", LongLived::Wait), ("notify", LongLived::Notify)],
     );
     UpgradeRule {
+        batch: reader.number(&section, "batch", 1, 1..=BATCH_MAX),
         min_serving: read_min_serving(reader, &section),
         drain_timeout: reader.duration(&section, "drain_timeout", MS(30_000), waits.clone()),
         on_drain_timeout: reader.choice(&section, "on_drain_timeout", OnDrainTimeout::Abort, &on_timeout),

@@ -36,7 +36,7 @@ policy = "none"
 
 [upgrade]
 strategy = "quiesce"
-batch = 1
+batch = 2
 min_serving = 2
 drain_timeout = "1m"
 on_drain_timeout = "force"
@@ -77,7 +77,7 @@ fn every_key_that_is_built_is_read() {
     assert_eq!((manifest.request_timeout, manifest.body_limit), (Duration::from_secs(5), 1 << 20));
     assert_eq!(manifest.health.path.as_deref(), Some("/healthz"));
     assert_eq!((manifest.health.timeout, manifest.health.unhealthy_after), (Duration::from_millis(500), 5));
-    assert_eq!(manifest.upgrade.min_serving, MinServing::AtLeast(2));
+    assert_eq!((manifest.upgrade.batch, manifest.upgrade.min_serving), (2, MinServing::AtLeast(2)));
     assert_eq!(manifest.upgrade.on_drain_timeout, OnDrainTimeout::Force);
     assert_eq!(manifest.upgrade.long_lived, LongLived::Notify);
     assert_eq!((manifest.upgrade.hold, manifest.upgrade.soak), (Duration::from_secs(2), Duration::ZERO));
@@ -90,7 +90,7 @@ fn what_is_left_out_gets_the_defaults_of_the_contract() {
     assert_eq!((manifest.request_timeout, manifest.body_limit), (Duration::from_secs(60), 10 << 20));
     assert_eq!((manifest.health.path, manifest.health.unhealthy_after), (None, 3));
     assert_eq!(manifest.health.start_timeout, Duration::from_secs(60));
-    assert_eq!(manifest.upgrade.min_serving, MinServing::Auto);
+    assert_eq!((manifest.upgrade.batch, manifest.upgrade.min_serving), (1, MinServing::Auto));
     assert_eq!(manifest.upgrade.drain_timeout, Duration::from_secs(30));
     assert_eq!(manifest.upgrade.soak, Duration::from_secs(10));
     let Kind::Process(process) = manifest.kind else { panic!("a process") };
@@ -132,7 +132,6 @@ fn a_key_that_is_not_built_yet_is_refused_and_never_ignored() {
         "[session]\ncookie = 'sid'",
         "[session]\nidle = '30m'",
         "[upgrade]\nstrategy = 'overlap'",
-        "[upgrade]\nbatch = 2",
         "[upgrade]\ncanary = 1",
         "[upgrade]\npromote = 'auto'",
         "[upgrade]\nrollback_on = {}",

@@ -54,35 +54,41 @@ pub fn advance(ripple: &mut Ripple, list: &mut ServerList, mint: &mut Mint, now:
         return Vec::new();
     }
     let mut sends = Vec::new();
+    let mut places = places(ripple, list);
     for index in 0..ripple.steps.len() {
-        if may_move(ripple, list, index) {
-            match step::advance(ripple, index, list, mint, now) {
-                Moved::Sends(more) => sends.extend(more),
-                Moved::Waits(wait, more) => {
-                    ripple.wait.get_or_insert(wait);
-                    sends.extend(more);
-                }
-                Moved::Over => {}
-            }
-        } else {
+        let begun = ripple.steps[index] != StepPhase::Pending;
+        let may_begin = !begun && places > 0 && goes_on(ripple) && is_up(ripple, list, index);
+        if ripple.steps[index].is_over() || !(begun || may_begin) {
             sends.extend(prepare_ahead(ripple, list, index));
+            continue;
         }
+        match step::advance(ripple, index, list, mint, now) {
+            Moved::Sends(more) => sends.extend(more),
+            Moved::Waits(wait, more) => {
+                // Preparing ends by itself, so that the plan's order is kept; all else is waited for without a place.
+                let keeps_its_turn = !begun && wait.reason == Reason::Preparing;
+                places -= usize::from(keeps_its_turn);
+                ripple.wait.get_or_insert(wait);
+                sends.extend(more);
+            }
+            Moved::Over => {}
+        }
+        let has_begun = !begun && ripple.steps[index] != StepPhase::Pending && !ripple.steps[index].is_over();
+        places -= usize::from(has_begun);
     }
     conclude(ripple, list, mint, now);
     sends
 }
 
-/// Steps under way always move; the next in order begins when there is room in the batch and nobody asked to stop.
-fn may_move(ripple: &Ripple, list: &ServerList, index: usize) -> bool {
-    if ripple.steps[index] != StepPhase::Pending {
-        return !ripple.steps[index].is_over();
-    }
-    let takes_room = |other: usize| {
-        let begun = ripple.steps[other] != StepPhase::Pending;
-        !ripple.steps[other].is_over() && is_up(ripple, list, other) && (begun || other < index)
+/// How many more steps may be under way at a time. A step takes its place in the one decision in which its gate may
+/// close, and holds none while it waits for that: one that needs no margin goes on meanwhile (protocol P15).
+fn places(ripple: &Ripple, list: &ServerList) -> usize {
+    let under_way = |index: &usize| {
+        let step = &ripple.steps[*index];
+        *step != StepPhase::Pending && !step.is_over() && is_up(ripple, list, *index)
     };
-    let taken = (0..ripple.steps.len()).filter(|&other| takes_room(other)).count();
-    goes_on(ripple) && is_up(ripple, list, index) && taken < ripple.plan.policy.batch
+    let taken = (0..ripple.steps.len()).filter(under_way).count();
+    ripple.plan.policy.batch.saturating_sub(taken)
 }
 
 fn is_up(ripple: &Ripple, list: &ServerList, index: usize) -> bool {

@@ -102,6 +102,7 @@ pub fn plan(ask: Ask, list: &ServerList) -> Result<Plan, NoPlan> {
         return Err(NoPlan::NothingToDo);
     }
     let mut policy = ask.policy;
+    policy.batch = policy.batch.clamp(1, steps.len());
     if matches!(kind, RippleKind::Install | RippleKind::Remove) {
         policy.batch = steps.len();
         // There is nobody yet, or nobody any more, whose requests could tell anything.

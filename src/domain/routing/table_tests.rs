@@ -27,6 +27,7 @@ fn manifest(name: &str, routes: &[&str], matches: Vec<Match>) -> Manifest {
         body_limit: 1,
         health: Health { path: None, interval: second, timeout: second, start_timeout: second, unhealthy_after: 3 },
         upgrade: UpgradeRule {
+            batch: 1,
             min_serving: MinServing::Auto,
             drain_timeout: second,
             on_drain_timeout: OnDrainTimeout::Abort,

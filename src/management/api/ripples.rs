@@ -101,6 +101,7 @@ fn dry_run(control: &Control, ask: &UpgradeRequest) -> Result<PlanView, Problem>
             revision: control.leader.mint.revision.0,
             steps: Vec::new(),
             skipped: Vec::new(),
+            batch: 1,
             min_serving: 0,
             hold_ms,
             drain_timeout_ms: 0,

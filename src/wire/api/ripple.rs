@@ -31,6 +31,9 @@ pub struct RestartRequest {
 /// What a ripple does otherwise than its manifest says; absent means as the manifest says.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct RippleOptions {
+    /// Servers at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_serving: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -60,11 +63,19 @@ pub struct PlanView {
     /// Servers of the program that the ripple will leave out, and why.
     #[serde(default)]
     pub skipped: Vec<SkippedStep>,
+    /// Servers at a time.
+    #[serde(default = "one")]
+    pub batch: u32,
     pub min_serving: u32,
     pub hold_ms: u64,
     pub drain_timeout_ms: u64,
     pub soak_ms: u64,
     pub force: bool,
+}
+
+/// Of a management that does not tell.
+fn one() -> u32 {
+    1
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -1,0 +1,324 @@
+//! Owns a cluster in which only the domain runs: one leadership, and servers that are shells around `Placement`. Time is
+//! passed in, and a message arrives when it is told to. Must not know how a scenario is written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use neap::domain::gate::NotDrained;
+use neap::domain::leader::Leader;
+use neap::domain::names::{
+    Generation, NodeName, ProgramName, Release, Revision, RippleId, RunId, ServerName, Sha256, Term, Version,
+};
+use neap::domain::placement::{Effect, Event, Here, Millis, Order, Placement, State};
+use neap::domain::ripple::machine::Send;
+use neap::domain::ripple::plan::{self, Ask, NoPlan, Plan};
+use neap::domain::ripple::{Asked, Ripple};
+use neap::domain::seal::Seal;
+use neap::domain::server_list::{Report, ServerList, Wanted};
+
+/// Between two looks at the clock.
+const TICK: Millis = 100;
+/// Decisions on one event until nothing moves.
+const ROUNDS_MAX: usize = 64;
+
+/// A server: what it keeps, and how it behaves.
+pub struct Srv {
+    pub placement: Placement,
+    seal: Seal,
+    run: u64,
+    pub up: bool,
+    pub healthy: bool,
+    pub active: u64,
+    /// Nothing of it reaches management, nor the other way.
+    pub silent: bool,
+    /// Versions that do not start here, and why.
+    pub fails: BTreeMap<Version, String>,
+    /// Versions that have not come up yet.
+    pub slow: BTreeSet<Version>,
+    /// The release that is to start, while it has not.
+    starting: Option<Release>,
+}
+
+pub struct Driven {
+    pub leader: Leader,
+    pub servers: BTreeMap<ServerName, Srv>,
+    pub now: Millis,
+    /// What management would send now.
+    pub sends: Vec<Send>,
+    pub prepared: bool,
+    ripples: u64,
+}
+
+pub fn program() -> ProgramName {
+    ProgramName::new("shop").unwrap()
+}
+
+pub fn release(version: &str) -> Release {
+    let mut sha256 = [0; 32];
+    sha256.iter_mut().zip(version.bytes()).for_each(|(into, byte)| *into = byte);
+    Release { version: Version::new(version).unwrap(), sha256: Sha256(sha256) }
+}
+
+fn term(number: u64) -> Term {
+    Term { number, management: NodeName::new("m").unwrap() }
+}
+
+impl Srv {
+    fn new(version: Option<&str>) -> Self {
+        let mut placement = Placement::absent(program());
+        if let Some(version) = version {
+            (placement.state, placement.generation) = (State::Open, Generation(1));
+            placement.release = Some(release(version));
+        }
+        let (seal, fails, slow) = Default::default();
+        let healthy = version.is_some();
+        Self { placement, seal, run: 1, up: true, healthy, active: 0, silent: false, fails, slow, starting: None }
+    }
+
+    pub fn serves(&self) -> bool {
+        self.up && self.healthy && self.placement.state == State::Open
+    }
+
+    fn run(&self, name: &ServerName) -> RunId {
+        RunId::new(format!("{name}.{}", self.run)).unwrap()
+    }
+
+    pub fn report(&self) -> Report {
+        Report::of(&self.placement, self.healthy, self.active, 0)
+    }
+
+    fn perform(&mut self, run: &RunId, mut effects: Vec<Effect>) {
+        while let Some(effect) = effects.pop() {
+            let event = match effect {
+                Effect::Stop => {
+                    self.healthy = false;
+                    Event::Stopped
+                }
+                Effect::Start(release) => match self.start(release) {
+                    Some(event) => event,
+                    None => continue,
+                },
+                Effect::CloseGate(_) | Effect::OpenGate(_) | Effect::Report => continue,
+            };
+            effects.extend(self.placement.event(&event, &here(run, 0)));
+        }
+    }
+
+    fn start(&mut self, release: Release) -> Option<Event> {
+        if let Some(why) = self.fails.get(&release.version) {
+            return Some(Event::StartFailed(why.clone()));
+        }
+        if self.slow.contains(&release.version) {
+            self.starting = Some(release);
+            return None;
+        }
+        self.healthy = true;
+        Some(Event::Started)
+    }
+
+    fn obey(&mut self, run: &RunId, command: &neap::domain::placement::Command) {
+        let active = self.active;
+        let force = matches!(command.order, Order::Upgrade { force: true, .. } | Order::Remove { force: true, .. });
+        let freeze = |_| match active {
+            0 => Ok(()),
+            _ if force => Ok(()),
+            _ => Err(NotDrained { open: false, active }),
+        };
+        if self.seal.admit(&command.term).is_err() {
+            return;
+        }
+        if let Ok(effects) = self.placement.command(command, &here(run, 0), freeze) {
+            if force {
+                self.active = 0;
+            }
+            self.perform(run, effects);
+        }
+    }
+}
+
+fn here(run: &RunId, now: Millis) -> Here<'_> {
+    Here { run, now, lease: Duration::from_secs(3_600), orphans: 0 }
+}
+
+impl Driven {
+    /// Servers of these names, each with the version open, or with nothing.
+    pub fn new(names: &[&str], version: Option<&str>) -> Self {
+        let servers: BTreeMap<ServerName, Srv> =
+            names.iter().map(|name| (ServerName::new(*name).unwrap(), Srv::new(version))).collect();
+        let wanted = Wanted { release: version.map(release), servers: servers.keys().cloned().collect() };
+        let list = ServerList { programs: BTreeMap::from([(program(), wanted)]), ..ServerList::default() };
+        let leader = Leader::new(term(1), Revision(0), list, BTreeMap::new());
+        let mut driven = Self { leader, servers, now: 0, sends: Vec::new(), prepared: true, ripples: 0 };
+        driven.settle();
+        driven.everyone_obeys();
+        driven
+    }
+
+    /// The newest ripple that a person asked for.
+    pub fn id(&self) -> RippleId {
+        RippleId::new(format!("r{}", self.ripples)).unwrap()
+    }
+
+    pub fn start(&mut self, ask: Ask) -> Result<Plan, NoPlan> {
+        if let Some(under_way) = self.leader.under_way(&program()) {
+            return Err(NoPlan::Busy { under_way: under_way.plan.id.clone() });
+        }
+        let plan = plan::plan(ask, &self.leader.list)?;
+        self.ripples += 1;
+        self.leader.start(plan.clone());
+        Ok(plan)
+    }
+
+    pub fn next_id(&self) -> RippleId {
+        RippleId::new(format!("r{}", self.ripples + 1)).unwrap()
+    }
+
+    pub fn ask(&mut self, asked: Asked) -> bool {
+        let id = self.id();
+        self.leader.ask(&id, asked)
+    }
+
+    /// Heartbeats are heard, and decisions made, until nothing moves.
+    pub fn settle(&mut self) {
+        for round in 0.. {
+            let before = self.leader.clone();
+            self.beat();
+            self.sends = self.leader.decide(self.now);
+            if self.prepared {
+                self.prepare_all();
+            }
+            if self.leader == before {
+                return;
+            }
+            assert!(round < ROUNDS_MAX, "decisions never come to rest");
+        }
+    }
+
+    fn beat(&mut self) {
+        for (name, server) in &self.servers {
+            if !server.up || server.silent {
+                self.leader.down(name);
+                continue;
+            }
+            self.leader.up(name, &server.run(name), self.now);
+            if self.leader.list.servers[name].sealed.is_some() {
+                self.leader.heard(name, &server.run(name), server.report());
+            }
+        }
+    }
+
+    fn prepare_all(&mut self) {
+        for send in &self.sends {
+            if let Send::Prepare { server, program, release } = send {
+                self.leader.prepared(server, program, release, Ok(()));
+            }
+        }
+    }
+
+    /// All that is on its way to a server arrives, and so do its answers, until nothing more is.
+    pub fn obeys(&mut self, name: &ServerName) {
+        for _ in 0..ROUNDS_MAX {
+            let sends = self.sends.clone();
+            let to_it = |send: &&Send| matches!(send, Send::Seal { server, .. } | Send::Command { server, .. } if server == name);
+            let Some(send) = sends.iter().find(to_it) else { return };
+            let before = (self.leader.clone(), self.servers[name].report());
+            self.deliver(name, send);
+            self.settle();
+            if before == (self.leader.clone(), self.servers[name].report()) {
+                return;
+            }
+        }
+    }
+
+    fn deliver(&mut self, name: &ServerName, send: &Send) {
+        let server = self.servers.get_mut(name).unwrap();
+        if !server.up || server.silent {
+            return;
+        }
+        let run = server.run(name);
+        match send {
+            Send::Seal { asked, .. } => {
+                if server.seal.admit(self.leader.term()).is_ok() {
+                    let report = server.report();
+                    self.leader.sealed(name, *asked, &run, vec![report]);
+                }
+            }
+            Send::Command { command, .. } => {
+                server.obey(&run, command);
+                let report = server.report();
+                self.leader.heard(name, &run, report);
+            }
+            Send::Prepare { .. } => {}
+        }
+    }
+
+    pub fn everyone_obeys(&mut self) {
+        let names: Vec<ServerName> = self.servers.keys().cloned().collect();
+        for _ in 0..ROUNDS_MAX {
+            let before = self.leader.clone();
+            names.iter().for_each(|name| self.obeys(name));
+            if self.leader == before {
+                return;
+            }
+        }
+        panic!("messages never come to rest");
+    }
+
+    /// Time passes; `each` is what happens at every tick.
+    pub fn pass(&mut self, time: Duration, mut each: impl FnMut(&mut Self)) {
+        let until = self.now + time.as_millis() as Millis;
+        while self.now < until {
+            self.now = (self.now + TICK).min(until);
+            each(self);
+            self.settle();
+        }
+    }
+
+    /// The server's process dies; its instance lives on.
+    pub fn crash(&mut self, name: &ServerName) {
+        let server = self.servers.get_mut(name).unwrap();
+        (server.up, server.active) = (false, 0);
+        self.settle();
+    }
+
+    pub fn boot(&mut self, name: &ServerName) {
+        let server = self.servers.get_mut(name).unwrap();
+        server.run += 1;
+        server.up = true;
+        let run = server.run(name);
+        let effects = server.placement.boot(0);
+        server.perform(&run, effects);
+        self.settle();
+    }
+
+    /// A version that was slow to start is up.
+    pub fn comes_up(&mut self, name: &ServerName) {
+        let server = self.servers.get_mut(name).unwrap();
+        let run = server.run(name);
+        if let Some(release) = server.starting.take() {
+            server.slow.remove(&release.version);
+            server.healthy = true;
+            let effects = server.placement.event(&Event::Started, &here(&run, 0));
+            server.perform(&run, effects);
+        }
+        self.settle();
+    }
+
+    /// Management starts again, with what it has on disk.
+    pub fn restart(&mut self) {
+        let saved =
+            |ripple: &Ripple| -> Ripple { serde_json::from_str(&serde_json::to_string(ripple).unwrap()).unwrap() };
+        let ripples = self.leader.ripples.iter().map(|(id, ripple)| (id.clone(), saved(ripple))).collect();
+        let mut list = self.leader.list.clone();
+        for cell in list.cells.values_mut().flat_map(BTreeMap::values_mut) {
+            *cell = serde_json::from_str(&serde_json::to_string(cell).unwrap()).unwrap();
+        }
+        let (number, revision) = (self.leader.term().number + 1, self.leader.mint.revision);
+        self.leader = Leader::new(term(number), revision, list, ripples);
+        self.settle();
+    }
+
+    pub fn serving(&self) -> Vec<&ServerName> {
+        self.servers.iter().filter(|(_, server)| server.serves()).map(|(name, _)| name).collect()
+    }
+}

@@ -1,0 +1,251 @@
+//! Owns how a scenario is written: from the text of an event to what is done, and from what happens to text.
+//! Must not know how anything is decided.
+
+use std::time::Duration;
+
+use neap::domain::duration;
+use neap::domain::names::{ServerName, Version};
+use neap::domain::placement::{Order, State};
+use neap::domain::program::{LongLived, MinServing, OnDrainTimeout};
+use neap::domain::ripple::machine::Send;
+use neap::domain::ripple::plan::{Ask, Plan, Policy, RippleKind};
+use neap::domain::ripple::{Asked, Ripple, StepPhase};
+
+use super::driven::{Driven, program, release};
+
+/// Plays a scenario's events; answers the scenario as it goes.
+pub fn play(text: &str) -> String {
+    let mut told = String::new();
+    let mut teller = Teller::default();
+    let mut driven: Option<Driven> = None;
+    for line in text.lines() {
+        let Some(event) = line.strip_prefix("> ") else {
+            if !line.starts_with("  ") {
+                told.push_str(line);
+                told.push('\n');
+            }
+            continue;
+        };
+        told.push_str(line);
+        told.push('\n');
+        let mut lines = Vec::new();
+        match driven.as_mut() {
+            None => driven = Some(servers(event)),
+            Some(driven) => lines.extend(happen(driven, event)),
+        }
+        let driven = driven.as_mut().unwrap();
+        driven.settle();
+        lines.extend(teller.news(driven));
+        for line in lines {
+            told.push_str(&format!("  {line}\n"));
+        }
+    }
+    told
+}
+
+fn servers(event: &str) -> Driven {
+    let words: Vec<&str> = event.split(' ').collect();
+    let ["servers", names @ .., "run", version] = words.as_slice() else {
+        panic!("not `servers … run …`: {event}")
+    };
+    Driven::new(names, Some(*version).filter(|version| *version != "nothing"))
+}
+
+/// Does what an event says; answers what it is told at once.
+fn happen(driven: &mut Driven, event: &str) -> Vec<String> {
+    let words: Vec<&str> = event.split(' ').collect();
+    match words.as_slice() {
+        ["upgrade", "to", version, options @ ..] => return upgrade(driven, version, options),
+        ["pause"] => return ask(driven, Asked::Pause),
+        ["resume"] => return ask(driven, Asked::Nothing),
+        ["abort"] => return ask(driven, Asked::Abort),
+        ["after", time] => driven.pass(duration::parse(time).unwrap(), |_| {}),
+        ["management", "restarts"] => driven.restart(),
+        ["releases", "wait"] => driven.prepared = false,
+        ["releases", "are", "prepared"] => driven.prepared = true,
+        ["everyone", "obeys"] => driven.everyone_obeys(),
+        [name, does @ ..] => {
+            let name = ServerName::new(*name).unwrap_or_else(|_| panic!("what is {event}?"));
+            assert!(driven.servers.contains_key(&name), "there is no server {name}: {event}");
+            on_server(driven, &name, does, event);
+        }
+        [] => panic!("an empty event"),
+    }
+    Vec::new()
+}
+
+fn on_server(driven: &mut Driven, name: &ServerName, does: &[&str], event: &str) {
+    let server = driven.servers.get_mut(name).unwrap();
+    match does {
+        ["obeys"] => driven.obeys(name),
+        ["has", count, "active"] => server.active = count.parse().unwrap(),
+        ["is", "healthy"] => server.healthy = true,
+        ["is", "unhealthy"] => server.healthy = false,
+        ["is", "silent"] => server.silent = true,
+        ["is", "heard"] => server.silent = false,
+        ["crashes"] => driven.crash(name),
+        ["boots"] => driven.boot(name),
+        ["comes", "up"] => driven.comes_up(name),
+        ["is", "slow", "to", "start", version] => {
+            server.slow.insert(Version::new(*version).unwrap());
+        }
+        ["fails", "to", "start", version, why @ ..] => {
+            let version = Version::new(version.trim_end_matches(':')).unwrap();
+            server.fails.insert(version, why.join(" "));
+        }
+        _ => panic!("what is {event}?"),
+    }
+}
+
+fn ask(driven: &mut Driven, asked: Asked) -> Vec<String> {
+    if driven.ask(asked) { Vec::new() } else { vec!["refused: the ripple has ended".to_owned()] }
+}
+
+fn upgrade(driven: &mut Driven, version: &str, options: &[&str]) -> Vec<String> {
+    let mut ask = Ask {
+        id: driven.next_id(),
+        kind: RippleKind::Upgrade,
+        program: program(),
+        to: Some(release(version)),
+        servers: driven.servers.keys().cloned().collect(),
+        min_serving: MinServing::Auto,
+        holds: false,
+        policy: Policy {
+            batch: 1,
+            min_serving: 0,
+            drain_timeout: Duration::from_secs(30),
+            on_drain_timeout: OnDrainTimeout::Abort,
+            long_lived: LongLived::Wait,
+            soak: Duration::ZERO,
+            unhealthy_limit: Duration::from_secs(60),
+        },
+    };
+    for option in options {
+        set(&mut ask, option);
+    }
+    match driven.start(ask) {
+        Ok(plan) => planned(&plan),
+        Err(why) => vec![format!("refused: {why}")],
+    }
+}
+
+fn set(ask: &mut Ask, option: &str) {
+    let (key, value) = option.split_once('=').unwrap_or((option, ""));
+    match key {
+        "batch" => ask.policy.batch = value.parse().unwrap(),
+        "min_serving" => ask.min_serving = MinServing::AtLeast(value.parse().unwrap()),
+        "hold" => ask.holds = true,
+        "soak" => ask.policy.soak = duration::parse(value).unwrap(),
+        "drain_timeout" => ask.policy.drain_timeout = duration::parse(value).unwrap(),
+        "force" => ask.policy.on_drain_timeout = OnDrainTimeout::Force,
+        "restart" => ask.kind = RippleKind::Restart,
+        "remove" => (ask.kind, ask.to) = (RippleKind::Remove, None),
+        _ => panic!("what is {option}?"),
+    }
+}
+
+fn planned(plan: &Plan) -> Vec<String> {
+    let policy = &plan.policy;
+    let order: Vec<&str> = plan.steps.iter().map(|step| step.server.as_str()).collect();
+    vec![format!(
+        "plan: {} of {}, {} at a time, {} stay",
+        format!("{:?}", plan.kind).to_lowercase(),
+        order.join(" "),
+        policy.batch,
+        policy.min_serving
+    )]
+}
+
+/// What was told already, so that only what is new is.
+#[derive(Default)]
+struct Teller {
+    sends: Vec<String>,
+    steps: Vec<String>,
+    wait: Option<String>,
+    ends: Vec<String>,
+    serving: String,
+}
+
+impl Teller {
+    fn news(&mut self, driven: &Driven) -> Vec<String> {
+        let mut lines = Vec::new();
+        let sends: Vec<String> = driven.sends.iter().map(sent).collect();
+        lines.extend(sends.iter().filter(|send| !self.sends.contains(send)).cloned());
+        self.sends = sends;
+        let steps: Vec<String> = driven.leader.ripples.values().flat_map(steps).collect();
+        lines.extend(steps.iter().filter(|step| !self.steps.contains(step)).cloned());
+        self.steps = steps;
+        let waits = driven.leader.ripples.values().find_map(|ripple| ripple.wait.as_ref());
+        let wait = waits.map(|wait| {
+            let at = wait.server.as_ref().map(|server| format!("{server}: ")).unwrap_or_default();
+            let until = wait.until.map(|until| format!(", at most {}", shown(until.saturating_sub(driven.now))));
+            format!("waits for {at}{}{}", wait.reason, until.unwrap_or_default())
+        });
+        if wait != self.wait {
+            lines.extend(wait.clone());
+        }
+        self.wait = wait;
+        let ends: Vec<String> = driven.leader.ripples.values().filter_map(end).collect();
+        lines.extend(ends.iter().filter(|end| !self.ends.contains(end)).cloned());
+        self.ends = ends;
+        let serving: Vec<String> = driven.serving().iter().map(|name| serves(driven, name)).collect();
+        let serving = format!("serving: {}", if serving.is_empty() { "nobody".to_owned() } else { serving.join(" ") });
+        if serving != self.serving {
+            lines.push(serving.clone());
+        }
+        self.serving = serving;
+        lines
+    }
+}
+
+fn shown(millis: u64) -> String {
+    duration::show(Duration::from_millis(millis))
+}
+
+fn serves(driven: &Driven, name: &ServerName) -> String {
+    let placement = &driven.servers[name].placement;
+    let version = placement.release.as_ref().filter(|_| placement.state == State::Open);
+    format!("{name}({})", version.map_or("?", |release| release.version.as_str()))
+}
+
+fn sent(send: &Send) -> String {
+    match send {
+        Send::Seal { server, .. } => format!("{server} ← seal"),
+        Send::Prepare { server, release, .. } => format!("{server} ← prepare {}", release.version),
+        Send::Command { server, command, .. } => {
+            let order = match &command.order {
+                Order::Quiesce { .. } => "quiesce".to_owned(),
+                Order::Reopen => "reopen".to_owned(),
+                Order::Open => "open".to_owned(),
+                Order::Upgrade { to, force, .. } => {
+                    format!("upgrade to {}{}", to.version, if *force { ", by force" } else { "" })
+                }
+                Order::Remove { .. } => "remove".to_owned(),
+            };
+            format!("{server} ← {order}")
+        }
+    }
+}
+
+fn steps(ripple: &Ripple) -> Vec<String> {
+    let steps = ripple.steps.iter().zip(&ripple.plan.steps);
+    steps
+        .filter_map(|(step, planned)| {
+            let phase = match step {
+                StepPhase::Pending => return None,
+                StepPhase::Quiescing { .. } => "quiescing".to_owned(),
+                StepPhase::Upgrading { .. } => "upgrading".to_owned(),
+                StepPhase::Soaking { .. } => "soaking".to_owned(),
+                StepPhase::Done => "done".to_owned(),
+                StepPhase::Skipped { reason } => format!("skipped: {reason}"),
+                StepPhase::Failed { reason } => format!("failed: {reason}"),
+            };
+            Some(format!("{} {}: {phase}", ripple.plan.id, planned.server))
+        })
+        .collect()
+}
+
+fn end(ripple: &Ripple) -> Option<String> {
+    let why = ripple.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    ripple.state.is_over().then(|| format!("{} {:?}{why}", ripple.plan.id, ripple.state).to_lowercase())
+}
