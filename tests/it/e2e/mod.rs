@@ -7,6 +7,7 @@ mod bad_versions;
 mod management;
 mod others;
 mod partition;
+mod policies;
 mod servers;
 mod together;
 mod upgrades;
