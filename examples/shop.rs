@@ -12,7 +12,8 @@
 //! ```
 //!
 //! `SHOP_MODE` makes it a bad program: `exit` ends at once, `hang` takes connections and never answers, `deaf` listens
-//! on nothing, `errors` answers 500 to all but `/healthz`, `stubborn` ignores TERM.
+//! on nothing, `errors` answers 500 to all but `/healthz`, `flaky` to every fifth of these, `slow` takes five times as long
+//! for `/slow`, `stubborn` ignores TERM.
 
 use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
@@ -20,6 +21,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -72,6 +74,8 @@ enum Mode {
     Hang,
     Deaf,
     Errors,
+    Flaky,
+    Slow,
     Stubborn,
 }
 
@@ -79,6 +83,7 @@ struct Shop {
     version: String,
     mode: Mode,
     log: Option<File>,
+    asked: AtomicU64,
     /// True once TERM has come.
     ending: watch::Receiver<bool>,
     /// Held by whatever is under way; gone when nothing is.
@@ -101,7 +106,7 @@ async fn serve(args: Args) -> std::io::Result<()> {
     match args.mode {
         Mode::Exit => return Err(std::io::Error::other("told to exit at once (SHOP_MODE=exit)")),
         Mode::Deaf => std::future::pending().await,
-        Mode::Well | Mode::Hang | Mode::Errors | Mode::Stubborn => {}
+        Mode::Well | Mode::Hang | Mode::Errors | Mode::Flaky | Mode::Slow | Mode::Stubborn => {}
     }
     let open = |path: &PathBuf| OpenOptions::new().create(true).append(true).open(path);
     let log = args.log.as_ref().map(open).transpose()?;
@@ -110,7 +115,8 @@ async fn serve(args: Args) -> std::io::Result<()> {
     println!("shop {} listens on {}", args.version, listener.local_addr()?);
     let (end, ending) = watch::channel(false);
     let (under_way, mut idle) = mpsc::channel(1);
-    let shop = Arc::new(Shop { version: args.version, mode: args.mode, log, ending, under_way });
+    let shop =
+        Arc::new(Shop { version: args.version, mode: args.mode, log, asked: AtomicU64::new(0), ending, under_way });
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -158,14 +164,17 @@ async fn answer(shop: Arc<Shop>, request: Request<Incoming>) -> Result<Response<
 
 async fn route(shop: Arc<Shop>, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path();
-    if shop.mode == Mode::Errors && path != "/healthz" {
-        return text(StatusCode::INTERNAL_SERVER_ERROR, "told to fail (SHOP_MODE=errors)\n");
+    if path != "/healthz" {
+        let fifth = shop.asked.fetch_add(1, Ordering::Relaxed) % 5 == 4;
+        if shop.mode == Mode::Errors || (shop.mode == Mode::Flaky && fifth) {
+            return text(StatusCode::INTERNAL_SERVER_ERROR, "told to fail (SHOP_MODE)\n");
+        }
     }
     match (request.method(), path) {
         (&Method::GET | &Method::HEAD, "/") => json(format!(r#"{{"program":"shop","version":"{}"}}"#, shop.version)),
         (&Method::GET, "/healthz") => text(StatusCode::OK, "ok\n"),
         (&Method::POST, "/orders") => order(&shop, request).await,
-        (&Method::GET, "/slow") => slow(&request).await,
+        (&Method::GET, "/slow") => slow(&shop, &request).await,
         (&Method::GET, "/stream") => streamed(&request),
         (&Method::GET, "/events") => events(&shop, &request),
         (&Method::GET, "/ws") => websocket(&shop, request),
@@ -198,8 +207,9 @@ async fn order(shop: &Shop, request: Request<Incoming>) -> Response<Body> {
     response
 }
 
-async fn slow(request: &Request<Incoming>) -> Response<Body> {
-    let wait = number(request, "ms", 1_000).min(WAIT_MS_MAX);
+async fn slow(shop: &Shop, request: &Request<Incoming>) -> Response<Body> {
+    let times = if shop.mode == Mode::Slow { 5 } else { 1 };
+    let wait = (number(request, "ms", 1_000).min(WAIT_MS_MAX) * times).min(WAIT_MS_MAX);
     sleep(Duration::from_millis(wait)).await;
     text(StatusCode::OK, &format!("after {wait} ms\n"))
 }

@@ -85,6 +85,11 @@ impl DirectVisit {
         self.0.withdraw();
     }
 
+    /// Its answer begins.
+    pub fn answered(&self) {
+        self.0.answered();
+    }
+
     pub fn version(&self) -> Option<&Version> {
         self.0.version()
     }

@@ -6,6 +6,7 @@
 
 mod rows;
 mod seats;
+mod speeds;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +23,7 @@ use crate::domain::names::{NodeName, ProgramName, RunId, Version};
 use crate::domain::server_list::OldestActive;
 use crate::proxy::{About, Kept};
 use crate::store::StoreError;
-use crate::wire::messages::{ActiveRequest, Counts, LedgerCut, LedgerEntry, LedgerFailure};
+use crate::wire::messages::{ActiveRequest, Counts, LedgerCut, LedgerEntry, LedgerFailure, VersionFigures};
 use rows::Rows;
 use seats::{Occupied, Seats, Taken};
 
@@ -155,6 +156,12 @@ impl Ledger {
             LedgerEntry { program, version: Some(version), server: Some(self.server.clone()), counts }
         });
         LedgerCut { run: run.clone(), entries: entries.collect(), failures }
+    }
+
+    /// What each version's answers of a program have been like.
+    pub fn figures(&self, program: &ProgramName) -> Vec<VersionFigures> {
+        let all = self.rows.figures(program).into_iter();
+        all.map(|(version, figures)| VersionFigures { version, figures }).collect()
     }
 
     /// A program's active requests, the oldest first, at most so many.

@@ -129,6 +129,7 @@ impl Attempts for Request {
     }
 
     fn response(&mut self, _: &ResponseHead<'_>, out: &mut HeadWriter<'_>) {
+        self.visit.answered();
         if let Some(version) = self.visit.version() {
             out.add(VERSION_HEADER, version.as_str());
         }

@@ -51,6 +51,7 @@ pub struct Visit {
 struct Admitted {
     seat: Seat,
     claim: Claim,
+    at: Instant,
 }
 
 impl Visit {
@@ -77,7 +78,7 @@ impl Visit {
         let Some(to) = claim.target() else { return Err(nowhere) };
         let (addr, key, request_timeout, body_limit) = (to.addr, to.key, to.request_timeout, to.body_limit);
         let seat = Ledger::seat(&self.desk.ledger, &to.row, Told::of(about), now).ok_or(nowhere)?;
-        self.admitted = Some(Admitted { seat, claim });
+        self.admitted = Some(Admitted { seat, claim, at: now });
         // A program is no server of the cluster: its Neap-Refused is not believed.
         Ok(Target { addr, key, authenticated: false, request_timeout, body_limit })
     }
@@ -92,7 +93,7 @@ impl Visit {
     /// The instance took no connection: the request never was one of this server's (protocol P1). `None`: it has been
     /// replaced meanwhile, and the request may be admitted again; else it is refused.
     pub fn not_connected(&mut self) -> Option<Refused> {
-        let Admitted { seat, claim } = self.admitted.take()?;
+        let Admitted { seat, claim, .. } = self.admitted.take()?;
         seat.withdraw();
         if claim.is_outdated() && self.tries < TRIES_MAX {
             return None;
@@ -103,9 +104,18 @@ impl Visit {
 
     /// It was admitted, and will not be sent after all.
     pub fn withdraw(&mut self) {
-        if let Some(Admitted { seat, claim }) = self.admitted.take() {
+        if let Some(Admitted { seat, claim, .. }) = self.admitted.take() {
             seat.withdraw();
             drop(claim);
+        }
+    }
+
+    /// Its answer begins: how long that took is counted with its version's.
+    pub fn answered(&self) {
+        if let Some(admitted) = &self.admitted
+            && let Some(target) = admitted.claim.target()
+        {
+            target.row.answered_after(admitted.at.elapsed());
         }
     }
 
@@ -128,7 +138,7 @@ impl Visit {
 
     /// It ended, if it was admitted at all.
     pub fn end(&mut self, end: End) {
-        if let Some(Admitted { seat, claim }) = self.admitted.take() {
+        if let Some(Admitted { seat, claim, .. }) = self.admitted.take() {
             seat.end(end);
             drop(claim);
         }

@@ -1,12 +1,11 @@
 //! Owns `neap ripple`: list, show, watch and steer ripples, and show their receipts.
 //! Must not know how a ripple is carried out.
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 
 use super::Ctx;
 use super::failure::{EXIT_FAILED, Failure};
 use super::out::{self, Format, or_dash};
-use super::unbuilt::not_built;
 use super::watch::ripple_path;
 use super::{receipt, upgrade, watch};
 use crate::domain::names::{ProgramName, RippleId};
@@ -44,15 +43,15 @@ pub enum RippleCommand {
     Pause { id: RippleId },
     /// Goes on with a ripple that was paused
     Resume { id: RippleId },
-    #[command(hide = true)]
-    Promote(Id),
-    #[command(hide = true)]
-    Undo(Id),
-}
-
-#[derive(Args, Debug)]
-pub struct Id {
-    _id: Option<String>,
+    /// Lets a ripple go on after its canaries
+    Promote { id: RippleId },
+    /// Takes every server that a ripple touched back to what it had; stops the ripple first, if it runs
+    Undo {
+        id: RippleId,
+        /// Does not wait for its end
+        #[arg(long)]
+        detach: bool,
+    },
 }
 
 impl RippleCommand {
@@ -68,8 +67,8 @@ impl RippleCommand {
             Self::Receipt { id, exit_code } => show_receipt(ctx, &id, exit_code).await,
             Self::Pause { id } => steer(ctx, &id, "pause").await,
             Self::Resume { id } => steer(ctx, &id, "resume").await,
-            Self::Promote(_) => not_built("neap ripple promote"),
-            Self::Undo(_) => not_built("neap ripple undo"),
+            Self::Promote { id } => steer(ctx, &id, "promote").await,
+            Self::Undo { id, detach } => undo(ctx, &id, detach).await,
         }
     }
 }
@@ -108,11 +107,23 @@ pub fn text(ripple: &RippleView) -> String {
     let asked = ripple.asked_by.as_deref().map(|by| format!(", asked for by {}", out::clean(by))).unwrap_or_default();
     let ended = ripple.ended_at.map(|ended| format!(", ended {ended:.0}")).unwrap_or_default();
     lines.push(format!("  started {:.0}{ended}{asked}", ripple.started_at));
-    lines.extend(ripple.steps.iter().map(|step| format!("  {}", watch::step_line(step))));
+    for step in &ripple.steps {
+        lines.push(format!("  {}", watch::step_line(step)));
+        lines.extend(step.judged.iter().map(|judged| format!("    {}", out::clean(judged))));
+    }
     lines.extend(watch::outlook(ripple));
+    lines.extend(ripple.undoes.iter().map(|undone| format!("  undoes ripple {undone}")));
+    lines.extend(ripple.undone_by.iter().map(|undo| format!("  undone by ripple {undo}")));
     lines.extend(ripple.reason.iter().map(|reason| format!("  because {}", out::clean(reason))));
     if let Some(failure) = &ripple.failure {
         lines.extend(failure.log.iter().map(|line| format!("    {}", out::clean(line))));
+    }
+    if !ripple.events.is_empty() {
+        lines.push("  what happened:".to_owned());
+    }
+    for event in &ripple.events {
+        let server = event.server.as_ref().map(|server| format!("{server} ")).unwrap_or_default();
+        lines.push(format!("    {:.0}  {server}{}", event.at, out::clean(&event.what)));
     }
     lines.join("\n")
 }
@@ -143,6 +154,15 @@ async fn abort(ctx: &Ctx, id: &RippleId, detach: bool) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+async fn undo(ctx: &Ctx, id: &RippleId, detach: bool) -> Result<(), Failure> {
+    let ripple = ask(ctx, id, "undo").await?;
+    if ripple.id != *id {
+        return upgrade::attend(ctx, ripple, detach).await;
+    }
+    ctx.out.say("it has changed nothing yet: it is aborted");
+    abort(ctx, id, detach).await
 }
 
 async fn show_receipt(ctx: &Ctx, id: &RippleId, exit_code: bool) -> Result<(), Failure> {

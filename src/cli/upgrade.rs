@@ -11,10 +11,11 @@ use super::out::{self, Format, count, or_dash};
 use super::{receipt, watch};
 use crate::domain::duration;
 use crate::domain::manifest::BATCH_MAX;
-use crate::domain::names::{ProgramName, Version};
+use crate::domain::names::{ProgramName, ServerName, Version};
+use crate::domain::program::Promote;
 use crate::wire::api::{
-    NodeState, NodeView, PlacementState, PlanView, ProgramView, RippleKind, RippleOptions, RippleState, RippleView,
-    StepState, UpgradeRequest, path,
+    NodeState, NodeView, PlacementState, PlacementView, PlanView, ProgramView, RippleKind, RippleOptions, RippleState,
+    RippleView, StepState, UpgradeRequest, path,
 };
 
 #[derive(Args, Debug)]
@@ -49,6 +50,12 @@ pub struct Options {
     /// Servers at a time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(BATCH_MAX)))]
     pub batch: Option<u32>,
+    /// So many servers first; then it waits to be promoted
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(BATCH_MAX)))]
+    pub canary: Option<u32>,
+    /// Who lets it go on after the canaries: auto, once they are through their soaks, or manual
+    #[arg(long, value_name = "WHO")]
+    pub promote: Option<Promote>,
     /// Placements that must stay open and healthy all through
     #[arg(long, value_name = "N")]
     pub min_serving: Option<u32>,
@@ -81,6 +88,8 @@ impl From<&Options> for RippleOptions {
         let ms = |given: Option<Duration>| given.map(|given| u64::try_from(given.as_millis()).unwrap_or(u64::MAX));
         Self {
             batch: options.batch,
+            canary: options.canary,
+            promote: options.promote,
             min_serving: options.min_serving,
             hold_ms: ms(options.hold),
             drain_timeout_ms: ms(options.drain_timeout),
@@ -176,7 +185,7 @@ pub async fn conclude(ctx: &Ctx, ripple: &RippleView) -> Result<(), Failure> {
         ctx.out.say(&out::clean(reason));
         return Ok(());
     }
-    let wrong = if ripple.kind == RippleKind::Remove { Vec::new() } else { not_so(ctx, ripple).await? };
+    let wrong = if ripple.to.is_none() { Vec::new() } else { not_so(ctx, ripple).await? };
     ctx.out.say(&success_text(ripple));
     receipt::sum_up(ctx, ripple).await?;
     if wrong.is_empty() {
@@ -191,13 +200,18 @@ async fn not_so(ctx: &Ctx, ripple: &RippleView) -> Result<Vec<String>, Failure> 
     let program: ProgramView =
         ctx.client.get(&path::PROGRAM.replace("{program}", ripple.program.as_str()), &[]).await?;
     let nodes = ctx.client.list::<NodeView>(path::NODES, &[]).await?.items;
-    let up = |name| nodes.iter().any(|node| &node.name == name && node.state == NodeState::Up);
-    let touched = |name| ripple.steps.iter().any(|step| &step.server == name && step.state != StepState::Skipped);
-    let wrong = program.placements.iter().filter(|placement| {
-        up(&placement.server)
-            && touched(&placement.server)
-            && (placement.version != ripple.to || placement.state != PlacementState::Open || !placement.healthy)
-    });
+    let up = |name: &ServerName| nodes.iter().any(|node| &node.name == name && node.state == NodeState::Up);
+    let target = |name: &ServerName| {
+        let step = ripple.steps.iter().find(|step| &step.server == name && step.state != StepState::Skipped);
+        step.and_then(|step| step.to.as_ref())
+    };
+    let is_so = |placement: &&PlacementView| match target(&placement.server) {
+        Some(to) if up(&placement.server) => {
+            placement.version.as_ref() == Some(to) && placement.state == PlacementState::Open && placement.healthy
+        }
+        _ => true,
+    };
+    let wrong = program.placements.iter().filter(|placement| !is_so(placement));
     Ok(wrong
         .map(|placement| {
             let health = if placement.healthy { "" } else { ", unhealthy" };
@@ -214,6 +228,11 @@ fn success_text(ripple: &RippleView) -> String {
     for step in ripple.steps.iter().filter(|step| step.state == StepState::Skipped) {
         let reason = step.reason.as_deref().unwrap_or("it is down; it is caught up before it serves");
         text.push_str(&format!("\n  skipped {}: {}", step.server, out::clean(reason)));
+    }
+    for step in &ripple.steps {
+        if let Some(judged) = step.judged.as_ref().filter(|judged| judged.starts_with("not judged")) {
+            text.push_str(&format!("\n  {}: {}", step.server, out::clean(judged)));
+        }
     }
     text
 }
@@ -247,6 +266,14 @@ pub fn failure_text(ripple: &RippleView) -> String {
         lines.extend(failure.log.iter().map(|line| format!("    {}", out::clean(line))));
     }
     lines.push(format!("  next: {}", next_command(ripple)));
+    let upgraded = ripple.steps.iter().filter(|step| step.state == StepState::Upgraded).count();
+    if upgraded > 0 && ripple.undone_by.is_none() && ripple.kind == RippleKind::Upgrade {
+        lines.push(format!(
+            "  to take back what is upgraded ({}): neap ripple undo {}",
+            count(upgraded, "server"),
+            ripple.id
+        ));
+    }
     lines.join("\n")
 }
 
@@ -282,13 +309,27 @@ pub fn plan_text(plan: &PlanView) -> String {
             count(plan.steps.len(), "server")
         ),
         out::table(
-            &["STEP", "SERVER", "FROM", "TO"],
+            &["STEP", "SERVER", "FROM", "TO", "ACTIVE", "DRAINS IN ABOUT"],
             plan.steps.iter().enumerate().map(|(index, step)| {
-                vec![(index + 1).to_string(), step.server.to_string(), or_dash(step.from.as_ref()), step.to.to_string()]
+                vec![
+                    (index + 1).to_string(),
+                    step.server.to_string(),
+                    or_dash(step.from.as_ref()),
+                    step.to.to_string(),
+                    step.active_requests.to_string(),
+                    or_dash(step.expected_drain_ms.map(out::millis)),
+                ]
             }),
         ),
     ];
     lines.extend(skipped);
+    if plan.canary > 0 {
+        let then = match plan.promote {
+            Promote::Auto => "goes on when they are through their soaks",
+            Promote::Manual => "waits for `neap ripple promote`",
+        };
+        lines.push(format!("upgrades {} first, as canaries, and {then}", count(plan.canary as usize, "server")));
+    }
     lines.push(format!(
         "keeps at least {} serving; drains up to {}{}, holds up to {}, soaks {}",
         plan.min_serving,

@@ -9,8 +9,10 @@ use super::placement::{Command, Desired, Millis, Order, Refusal, State};
 use super::program::{LongLived, OnDrainTimeout};
 use super::ripple::machine::{self, Mint, Send};
 use super::ripple::plan::{Plan, PlannedStep, Policy, RippleKind};
+use super::ripple::undo::{self, NoUndo};
+use super::ripple::wait::{Reason, Wait};
 use super::ripple::{Asked, Ripple, RippleState, StepPhase};
-use super::server_list::{Report, Server, ServerList};
+use super::server_list::{Measured, Report, Server, ServerList, Wanted};
 
 /// The state of one leadership.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -41,7 +43,7 @@ impl Leader {
             *server = Server::default();
         }
         for cell in list.cells.values_mut().flat_map(BTreeMap::values_mut) {
-            cell.observed = None;
+            (cell.observed, cell.measured) = (None, None);
         }
         Self { mint: Mint { term, next: 0, revision }, list, ripples, stepped_down: None, since: None }
     }
@@ -99,7 +101,7 @@ impl Leader {
         result: Result<(), String>,
     ) {
         let waits = |ripple: &&mut Ripple| {
-            !ripple.state.is_over() && ripple.plan.program == *program && ripple.plan.to.as_ref() == Some(release)
+            !ripple.state.is_over() && ripple.plan.program == *program && ripple.plan.brings(server, release)
         };
         for ripple in self.ripples.values_mut().filter(|ripple| waits(ripple)) {
             match &result {
@@ -108,6 +110,11 @@ impl Leader {
                 Err(reason) => ripple.fail_step(server, reason),
             }
         }
+    }
+
+    /// What a server has counted of a program's answers.
+    pub fn measured(&mut self, server: &ServerName, program: &ProgramName, measured: Measured) {
+        self.list.cell_mut(program, server).measured = Some(measured);
     }
 
     /// A refusal in answer to a seal or a command.
@@ -146,6 +153,37 @@ impl Leader {
         }
     }
 
+    /// A person lets a ripple go on after its canaries; answers whether it has any, and is not over.
+    pub fn promote(&mut self, id: &RippleId) -> bool {
+        self.ripples.get_mut(id).filter(|ripple| !ripple.state.is_over()).is_some_and(Ripple::promote)
+    }
+
+    /// Starts the way back from a ripple. One that runs is stopped first, and what it does is opened or finished.
+    pub fn undo(&mut self, id: RippleId, undone: &Ripple) -> Result<Plan, NoUndo> {
+        let (program, of) = (&undone.plan.program, &undone.plan.id);
+        let is_other =
+            |other: &&Ripple| !other.state.is_over() && other.plan.program == *program && other.plan.id != *of;
+        if let Some(other) = self.ripples.values().find(is_other) {
+            return Err(NoUndo::Busy { under_way: other.plan.id.clone() });
+        }
+        let plan = undo::plan(id, undone, &self.list);
+        let running = self.ripples.get_mut(of).filter(|ripple| !ripple.state.is_over());
+        match (running, &plan) {
+            (Some(running), Ok(plan)) => {
+                running.asked = Asked::Abort;
+                running.reason.get_or_insert_with(|| format!("undone by ripple {}", plan.id));
+            }
+            // It has changed nothing yet, and shall not.
+            (Some(running), Err(NoUndo::Nothing)) => running.asked = Asked::Abort,
+            _ => {}
+        }
+        let plan = plan?;
+        let servers = plan.steps.iter().map(|step| step.server.clone()).collect();
+        self.list.programs.entry(program.clone()).or_insert(Wanted { release: None, servers });
+        self.start(plan.clone());
+        Ok(plan)
+    }
+
     /// Everything that should be on its way to servers now. Sent again until it is answered.
     pub fn decide(&mut self, now: Millis) -> Vec<Send> {
         if self.stepped_down.is_some() {
@@ -155,13 +193,36 @@ impl Leader {
         let mut sends = self.seals();
         self.catch_up();
         let mut ripples = std::mem::take(&mut self.ripples);
+        let running: BTreeSet<RippleId> =
+            ripples.iter().filter(|(_, ripple)| !ripple.state.is_over()).map(|(id, _)| id.clone()).collect();
         for ripple in ripples.values_mut().filter(|ripple| !ripple.state.is_over()) {
+            if let Some(undone) = ripple.plan.undoes.clone().filter(|undone| running.contains(undone)) {
+                ripple.wait = Some(Wait { server: None, reason: Reason::Stopping { ripple: undone }, until: None });
+                continue;
+            }
             sends.extend(machine::advance(ripple, &mut self.list, &mut self.mint, now));
             self.conclude(ripple);
         }
         self.ripples = ripples;
+        self.undo_what_was_no_good();
         sends.extend(self.reconcile());
         sends
+    }
+
+    /// A ripple that found its new version to be no good is followed by the way back.
+    fn undo_what_was_no_good(&mut self) {
+        let undone: BTreeSet<&RippleId> =
+            self.ripples.values().filter_map(|ripple| ripple.plan.undoes.as_ref()).collect();
+        let no_good =
+            |ripple: &&Ripple| ripple.undoes_itself && ripple.state.is_over() && !undone.contains(&ripple.plan.id);
+        let no_good: Vec<Ripple> = self.ripples.values().filter(no_good).cloned().collect();
+        for ripple in no_good {
+            let Some(operation) = self.mint.operation() else { continue };
+            if let Ok(id) = RippleId::new(format!("undo-{operation}")) {
+                // Nothing to undo, or something else under way: then nothing is left of it.
+                let _ = self.undo(id, &ripple);
+            }
+        }
     }
 
     /// A leadership that has just begun has heard of nobody: patience with each server begins with it.
@@ -180,17 +241,19 @@ impl Leader {
 
     /// A ripple that ended well moves the program's desired version (protocol P13).
     fn conclude(&mut self, ripple: &Ripple) {
-        if ripple.state != RippleState::Upgraded || ripple.plan.kind == RippleKind::CatchUp {
+        let well = matches!(ripple.state, RippleState::Upgraded | RippleState::Undone);
+        if !well || ripple.plan.kind == RippleKind::CatchUp {
             return;
         }
-        let skipped = ripple.steps.iter().zip(&ripple.plan.steps);
-        for (_, planned) in skipped.filter(|(step, _)| matches!(step, StepPhase::Skipped { .. })) {
+        let skipped = |index: &usize| matches!(ripple.steps[*index], StepPhase::Skipped { .. });
+        for index in (0..ripple.steps.len()).filter(skipped) {
             // It was down: catching up does the rest when it is back.
             let stamp = self.mint.stamp();
-            let desired = Desired { release: ripple.plan.to.clone(), stamp };
-            self.list.cell_mut(&ripple.plan.program, &planned.server).desired = Some(desired);
+            let desired = Desired { release: ripple.plan.target(index).cloned(), stamp };
+            let server = &ripple.plan.steps[index].server;
+            self.list.cell_mut(&ripple.plan.program, server).desired = Some(desired);
         }
-        if ripple.plan.kind == RippleKind::Remove {
+        if ripple.plan.to.is_none() {
             self.list.programs.remove(&ripple.plan.program);
         } else if let Some(wanted) = self.list.programs.get_mut(&ripple.plan.program) {
             wanted.release = ripple.plan.to.clone();
@@ -211,10 +274,11 @@ impl Leader {
             let from = self.list.observed(&program, &server).and_then(|seen| seen.release.clone());
             let Some(operation) = self.mint.operation() else { continue };
             let Ok(id) = RippleId::new(format!("catch-up-{operation}")) else { continue };
-            let steps = vec![PlannedStep { server, from }];
+            let steps = vec![PlannedStep { server, from, back_to: None }];
+            let was = self.list.programs.get(&program).and_then(|wanted| wanted.release.clone());
             // Of a program that was removed, nobody has to stay.
             let policy = Policy { min_serving: usize::from(to.is_some()), ..catch_up_policy() };
-            self.start(Plan { id, kind: RippleKind::CatchUp, program, to, steps, policy });
+            self.start(Plan { id, kind: RippleKind::CatchUp, program, to, steps, policy, was, undoes: None });
         }
     }
 
@@ -293,6 +357,9 @@ impl Leader {
 fn catch_up_policy() -> Policy {
     Policy {
         batch: 1,
+        canary: 0,
+        promote: Default::default(),
+        rollback_on: None,
         min_serving: 1,
         drain_timeout: std::time::Duration::from_secs(300),
         on_drain_timeout: OnDrainTimeout::Abort,

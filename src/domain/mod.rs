@@ -2,6 +2,7 @@
 //! Must not know IO, clocks, threads, actors or logs: time and everything seen come in as arguments.
 
 pub mod duration;
+pub mod figures;
 pub mod gate;
 #[cfg(test)]
 mod gate_tests;

@@ -111,6 +111,11 @@ pub struct UpgradeRule {
     /// Servers at a time.
     #[serde(default = "one")]
     pub batch: u32,
+    /// So many servers first, then it waits to be promoted; 0: none.
+    #[serde(default)]
+    pub canary: u32,
+    #[serde(default)]
+    pub promote: Promote,
     pub min_serving: MinServing,
     #[serde(with = "super::duration::millis")]
     pub drain_timeout: Duration,
@@ -123,6 +128,25 @@ pub struct UpgradeRule {
     pub hold: Duration,
     #[serde(with = "super::duration::millis")]
     pub soak: Duration,
+    #[serde(default)]
+    pub rollback_on: RollbackOn,
+}
+
+/// What is too much to be put up with from a new version: then the ripple undoes itself.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct RollbackOn {
+    /// Errors beyond the old version's, in millionths of all answers.
+    pub error_rate_ppm: u32,
+    /// So many thousandths of the old version's time; 0: any time is put up with.
+    pub p99_factor_milli: u32,
+    /// Fewer answers, of either version, say nothing.
+    pub min_requests: u32,
+}
+
+impl Default for RollbackOn {
+    fn default() -> Self {
+        Self { error_rate_ppm: 50_000, p99_factor_milli: 3_000, min_requests: 20 }
+    }
 }
 
 fn one() -> u32 {
@@ -145,6 +169,28 @@ pub enum OnDrainTimeout {
     Abort,
     /// Cut what is left, counted.
     Force,
+}
+
+/// Who lets a ripple go on after its canaries.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Promote {
+    /// Nobody has to: their soaks have gone well.
+    #[default]
+    Auto,
+    /// A person.
+    Manual,
+}
+
+impl std::str::FromStr for Promote {
+    type Err = String;
+    fn from_str(given: &str) -> Result<Self, String> {
+        match given {
+            "auto" => Ok(Self::Auto),
+            "manual" => Ok(Self::Manual),
+            _ => Err(format!("\"{given}\" is neither \"auto\" nor \"manual\"")),
+        }
+    }
 }
 
 /// What a drain does about WebSockets and event streams.

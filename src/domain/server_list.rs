@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{Generation, OperationId, ProgramName, Release, RunId, ServerName};
+use super::figures::Figures;
+use super::names::{Generation, OperationId, ProgramName, Release, RunId, ServerName, Version};
 use super::placement::{Desired, Ended, Millis, Operation, Placement, State};
 
 /// What a server says of one placement, at one generation of one run.
@@ -78,6 +79,16 @@ pub struct Cell {
     pub unanswered: Option<Unanswered>,
     #[serde(skip)]
     pub observed: Option<Report>,
+    /// What each version's answers were like, when last asked.
+    #[serde(skip)]
+    pub measured: Option<Measured>,
+}
+
+/// A server's counters of a program, by version, at a time of management's own clock.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Measured {
+    pub at: Millis,
+    pub versions: BTreeMap<Version, Figures>,
 }
 
 /// What management knows of a server.

@@ -3,13 +3,16 @@
 
 use std::time::Duration;
 
+use sha2::Digest;
+
 use super::control::{About, Control};
 use super::records::{ReleaseRecord, RippleRecord};
 use crate::domain::manifest::BATCH_MAX;
-use crate::domain::names::{ProgramName, Release, Revision, RippleId, ServerName, Version};
+use crate::domain::names::{ProgramName, Release, RippleId, ServerName, Sha256, Version};
 use crate::domain::program::{Manifest, MinServing, OnDrainTimeout, UpgradeRule};
-use crate::domain::ripple::Asked;
 use crate::domain::ripple::plan::{self, Ask, NoPlan, Plan, Policy, RippleKind};
+use crate::domain::ripple::undo::NoUndo;
+use crate::domain::ripple::{Asked, Ripple};
 use crate::domain::routing::RouteTable;
 use crate::domain::server_list::Wanted;
 use crate::wire::api::RippleOptions;
@@ -72,12 +75,31 @@ pub fn upgrade(
     to: &Version,
     options: &RippleOptions,
     asked_by: Option<String>,
+    shown: Option<&str>,
 ) -> Result<Planned, Problem> {
     match plan_upgrade(control, program, to, options) {
-        Ok(plan) => Ok(Planned::Ripple(start(control, plan, options, asked_by))),
-        Err(problem) if problem.code == Code::NothingToDo => Ok(Planned::NothingToDo(program.clone(), to.clone())),
+        Ok(plan) => {
+            as_shown(shown, &plan_id(control, &plan))?;
+            Ok(Planned::Ripple(start(control, plan, options, asked_by)))
+        }
+        Err(problem) if problem.code == Code::NothingToDo => {
+            as_shown(shown, NO_PLAN)?;
+            Ok(Planned::NothingToDo(program.clone(), to.clone()))
+        }
         Err(problem) => Err(problem),
     }
+}
+
+/// The id of a plan in which there is nothing to do.
+pub const NO_PLAN: &str = "none";
+
+/// A ripple that starts from a plan which was shown fails if it would do something else by now.
+fn as_shown(shown: Option<&str>, now: &str) -> Result<(), Problem> {
+    if shown.is_none_or(|shown| shown == now) {
+        return Ok(());
+    }
+    Err(Problem::new(Code::PreconditionFailed, "the cluster has changed since the plan was made")
+        .hint("look at the new plan: the same command with --plan"))
 }
 
 /// Starts a ripple to the version that runs already.
@@ -149,6 +171,9 @@ fn make(
     let force = options.force || rule.on_drain_timeout == OnDrainTimeout::Force;
     let policy = Policy {
         batch: batch as usize,
+        canary: options.canary.unwrap_or(rule.canary) as usize,
+        promote: options.promote.unwrap_or(rule.promote),
+        rollback_on: Some(rule.rollback_on),
         min_serving: 0,
         drain_timeout: options.drain_timeout_ms.map_or(rule.drain_timeout, Duration::from_millis),
         on_drain_timeout: if force { OnDrainTimeout::Force } else { OnDrainTimeout::Abort },
@@ -203,18 +228,119 @@ fn start(control: &mut Control, plan: Plan, options: &RippleOptions, asked_by: O
 }
 
 /// Asks a ripple to abort, pause or go on.
-pub fn ask(control: &mut Control, id: &RippleId, asked: Asked) -> Result<(), Problem> {
+pub fn ask(control: &mut Control, id: &RippleId, asked: Asked, asked_by: Option<String>) -> Result<(), Problem> {
+    leads(control)?;
+    control.ripples.get(id).ok_or_else(|| unknown(id))?;
+    begin_now(control, id);
+    if !control.leader.ask(id, asked) {
+        return Err(ended(id));
+    }
+    let what = match asked {
+        Asked::Nothing => "resumed",
+        Asked::Pause => "paused",
+        Asked::Abort => "aborted",
+    };
+    note(control, id, what, asked_by);
+    Ok(())
+}
+
+/// What came of asking for a ripple to be undone.
+pub enum Undo {
+    /// By this ripple; or, where it had changed nothing yet, it is aborted itself.
+    Ripple(RippleId),
+    Nothing(ProgramName, Option<Version>),
+}
+
+/// Starts the way back from a ripple.
+pub fn undo(control: &mut Control, id: &RippleId, asked_by: Option<String>) -> Result<Undo, Problem> {
+    leads(control)?;
+    control.ripples.get(id).ok_or_else(|| unknown(id))?;
+    begin_now(control, id);
+    let record = control.ripples.get(id).ok_or_else(|| unknown(id))?;
+    let undone = control.leader.ripples.get(id).or(record.ripple.as_ref()).cloned().ok_or_else(|| unknown(id))?;
+    let (program, hold_ms) = (undone.plan.program.clone(), record.hold_ms);
+    still_known(control, &undone)?;
+    let plan = match control.leader.undo(new_id(), &undone) {
+        Ok(plan) => plan,
+        Err(NoUndo::Nothing) if undone.state.is_over() => {
+            let was = undone.plan.was.or_else(|| undone.plan.steps.into_iter().find_map(|step| step.from));
+            return Ok(Undo::Nothing(program, was.map(|release| release.version)));
+        }
+        Err(NoUndo::Nothing) => return Ok(Undo::Ripple(id.clone())),
+        Err(why) => return Err(no_undo(why, &undone.plan)),
+    };
+    let message = format!("ripple {} takes {program} back to what it was before ripple {id}", plan.id);
+    let about = About { program: Some(&program), ripple: Some(&plan.id), node: None };
+    control.event("ripple_started", message, about);
+    let undo = plan.id.clone();
+    note(control, id, &format!("undone by ripple {undo}, asked for"), asked_by.clone());
+    let mut record = RippleRecord::planned(plan, asked_by, hold_ms);
+    record.ripple = control.leader.ripples.get(&undo).cloned();
+    control.ripples.insert(undo.clone(), record);
+    Ok(Undo::Ripple(undo))
+}
+
+/// What a ripple goes back to has to be there still.
+fn still_known(control: &Control, undone: &Ripple) -> Result<(), Problem> {
+    let program = &undone.plan.program;
+    let gone = |release: &&Release| control.release(program, release).is_none();
+    match undone.plan.steps.iter().filter_map(|step| step.from.as_ref()).find(gone) {
+        None => Ok(()),
+        Some(release) => {
+            let version = &release.version;
+            Err(Problem::new(Code::UnknownRelease, format!("{program} {version} is not kept any more"))
+                .hint("push it again with `neap release push DIR`, then upgrade to it"))
+        }
+    }
+}
+
+fn no_undo(why: NoUndo, plan: &Plan) -> Problem {
+    let (id, program) = (&plan.id, &plan.program);
+    let said = format!("ripple {id} cannot be undone: {why}");
+    match why {
+        NoUndo::Busy { under_way } => problem(NoPlan::Busy { under_way }, program),
+        NoUndo::Nothing => Problem::new(Code::NothingToDo, said),
+        NoUndo::CatchUp => Problem::new(Code::CannotUndo, said)
+            .hint(format!("`neap upgrade {program} --to VERSION` changes what is desired everywhere")),
+        NoUndo::Superseded { .. } => Problem::new(Code::CannotUndo, said).hint(format!(
+            "undo the later ripple first (`neap ripple ls {program}`); or `neap upgrade {program} --to VERSION`"
+        )),
+    }
+}
+
+/// Lets a ripple go on after its canaries.
+pub fn promote(control: &mut Control, id: &RippleId, asked_by: Option<String>) -> Result<(), Problem> {
     leads(control)?;
     let record = control.ripples.get(id).ok_or_else(|| unknown(id))?;
-    if record.ripple.is_none() && record.receipt.is_none() {
-        let plan = record.plan.clone();
+    if record.plan.policy.canary == 0 {
+        return Err(Problem::new(Code::NothingToPromote, format!("ripple {id} has no canaries"))
+            .hint("`--canary N`, or canary in [upgrade] of the manifest, upgrades N servers first and then waits"));
+    }
+    begin_now(control, id);
+    if !control.leader.promote(id) {
+        return Err(ended(id));
+    }
+    note(control, id, "promoted", asked_by);
+    Ok(())
+}
+
+/// Keeps who has asked a ripple for what.
+fn note(control: &mut Control, id: &RippleId, what: &str, asked_by: Option<String>) {
+    if let Some(record) = control.ripples.get_mut(id) {
+        record.note(None, format!("{what} by {}", asked_by.as_deref().unwrap_or("somebody")));
+    }
+}
+
+/// A ripple whose ledgers are still being read begins at once.
+fn begin_now(control: &mut Control, id: &RippleId) {
+    let record = control.ripples.get(id).filter(|record| record.ripple.is_none() && record.receipt.is_none());
+    if let Some(plan) = record.map(|record| record.plan.clone()) {
         control.leader.start(plan);
     }
-    if control.leader.ask(id, asked) {
-        return Ok(());
-    }
-    Err(Problem::new(Code::RippleEnded, format!("ripple {id} has ended"))
-        .hint(format!("`neap ripple show {id}` tells how")))
+}
+
+fn ended(id: &RippleId) -> Problem {
+    Problem::new(Code::RippleEnded, format!("ripple {id} has ended")).hint(format!("`neap ripple show {id}` tells how"))
 }
 
 /// There is no such ripple.
@@ -222,7 +348,18 @@ pub fn unknown(id: &RippleId) -> Problem {
     Problem::new(Code::UnknownRipple, format!("there is no ripple {id}")).hint("`neap ripple ls` shows what there is")
 }
 
-/// The plan's name for `--plan`: it changes when the cluster does.
-pub fn plan_id(plan: &Plan, revision: Revision) -> String {
-    format!("{}-{revision}", plan.id)
+/// A plan's id for `--plan`: that of what it would do, and of the placements that it would do it to. It is another as
+/// soon as one of these is.
+pub fn plan_id(control: &Control, plan: &Plan) -> String {
+    let list = &control.leader.list;
+    let placements = plan.steps.iter().map(|step| {
+        let up = list.servers.get(&step.server).is_some_and(|server| server.up);
+        let seen = list.observed(&plan.program, &step.server);
+        (up, seen.map(|seen| (seen.state, seen.generation, seen.healthy, &seen.release)))
+    });
+    let placements: Vec<_> = placements.collect();
+    let whole = (&plan.program, plan.kind, &plan.to, &plan.steps, &plan.policy, placements);
+    let text = serde_json::to_vec(&whole).unwrap_or_default();
+    let digest = Sha256(sha2::Sha256::digest(&text).into()).to_string();
+    format!("plan-{}", &digest[..16])
 }

@@ -15,9 +15,10 @@ use crate::domain::leader::Heard;
 use crate::domain::names::{NodeName, RippleId, Term};
 use crate::domain::placement::Order;
 use crate::domain::ripple::machine::Send as Outgoing;
+use crate::domain::server_list::Measured;
 use crate::link::client::{Answer, Client, LinkError};
 use crate::link::identity::Identity;
-use crate::wire::messages::{Held, NodeRole, Obeyed, Prepared, Sealed, ToRouter, ToServer};
+use crate::wire::messages::{Held, NodeRole, Obeyed, Prepared, Sealed, ToRouter, ToServer, VersionFigures};
 use crate::wire::problem::{Code, Problem};
 
 /// How often the actor looks at the clock: leases, silent nodes, waits that end.
@@ -111,6 +112,7 @@ impl ListActor {
                 let manifest = Box::new(record.manifest.clone());
                 (server, ToServer::Prepare { program: program.clone(), release: release.clone(), manifest })
             }
+            Outgoing::Measure { server, program } => (server, ToServer::Measure { program: program.clone() }),
             Outgoing::Command { server, program, command } => {
                 (server, ToServer::Command { program: program.clone(), command: command.clone() })
             }
@@ -166,6 +168,11 @@ impl ListActor {
                 Prepared::Ready => self.control.leader.prepared(server, program, release, Ok(())),
                 Prepared::Failed { reason } => self.control.leader.prepared(server, program, release, Err(reason)),
             },
+            Outgoing::Measure { server, program } => {
+                let versions: Vec<VersionFigures> = answer.json()?;
+                let versions = versions.into_iter().map(|told| (told.version, told.figures)).collect();
+                self.control.leader.measured(server, program, Measured { at: self.control.now(), versions });
+            }
             Outgoing::Command { server, .. } => {
                 let obeyed: Obeyed = answer.json()?;
                 if let Some(refusal) = &obeyed.refusal {

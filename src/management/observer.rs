@@ -50,10 +50,19 @@ fn note_record(control: &mut Control, ripple: &Ripple) {
     if control.ripples.contains_key(&ripple.plan.id) {
         return;
     }
-    let message = format!("{} is behind on {}: it is caught up", ripple.plan.program, names(ripple));
     let about = About { program: Some(&ripple.plan.program), ripple: Some(&ripple.plan.id), node: None };
-    control.event("catch_up", message, about);
-    let mut record = RippleRecord::planned(ripple.plan.clone(), Some("management".to_owned()), None);
+    let program = &ripple.plan.program;
+    let hold_ms = match &ripple.plan.undoes {
+        Some(undone) => {
+            control.event("undo", format!("ripple {undone} of {program} undoes itself: {}", ripple.plan.id), about);
+            control.ripples.get(undone).and_then(|record| record.hold_ms)
+        }
+        None => {
+            control.event("catch_up", format!("{program} is behind on {}: it is caught up", names(ripple)), about);
+            None
+        }
+    };
+    let mut record = RippleRecord::planned(ripple.plan.clone(), Some("management".to_owned()), hold_ms);
     record.ripple = Some(ripple.clone());
     control.ripples.insert(ripple.plan.id.clone(), record);
 }
@@ -72,7 +81,11 @@ fn note_parts(control: &mut Control, ripple: &Ripple) {
             Some(before) if before.part == part => {
                 control.watches.insert((ripple.plan.id.clone(), planned.server.clone()), before);
             }
-            Some(before) => note_time(control, ripple, &planned.server, before, now),
+            Some(before) => {
+                note_time(control, ripple, &planned.server, before, now);
+                note_step(control, ripple, index, part);
+            }
+            None if part != Part::Waiting => note_step(control, ripple, index, part),
             None => {}
         }
     }
@@ -95,6 +108,30 @@ fn part(control: &Control, ripple: &Ripple, index: usize) -> Part {
         StepPhase::Soaking { .. } => Part::Soaking,
         StepPhase::Done | StepPhase::Skipped { .. } | StepPhase::Failed { .. } => Part::Over,
     }
+}
+
+fn note_step(control: &mut Control, ripple: &Ripple, index: usize, part: Part) {
+    let Some(record) = control.ripples.get_mut(&ripple.plan.id) else { return };
+    let server = &ripple.plan.steps[index].server;
+    let what = match (part, &ripple.steps[index]) {
+        (Part::Waiting, _) => "waits".to_owned(),
+        (Part::Preparing, _) => "prepares the release".to_owned(),
+        (Part::Draining, _) => "closes its gate and drains".to_owned(),
+        (Part::Stopping, _) => "stops the old version".to_owned(),
+        (Part::Starting, _) => "starts the version that it is to have".to_owned(),
+        (Part::Soaking, _) => "is open again, and soaks".to_owned(),
+        (Part::Over, StepPhase::Skipped { reason }) => format!("is skipped: {}", first_line(reason)),
+        (Part::Over, StepPhase::Failed { reason }) => format!("failed: {}", first_line(reason)),
+        (Part::Over, _) => match ripple.verdicts.get(server) {
+            Some(verdict) => format!("is done; {verdict}"),
+            None => "is done".to_owned(),
+        },
+    };
+    record.note(Some(server), what);
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
 }
 
 fn note_time(control: &mut Control, ripple: &Ripple, server: &ServerName, before: Watch, now: Millis) {
@@ -131,15 +168,16 @@ fn note_end(control: &mut Control, ripple: &Ripple) {
     }
     record.ended_at = Some(Timestamp::now());
     record.ripple = Some(ripple.clone());
-    control.watches.retain(|(id, _), _| *id != ripple.plan.id);
     let word = match ripple.state {
-        RippleState::Upgraded => "ended well",
+        RippleState::Upgraded | RippleState::Undone => "ended well",
         RippleState::Aborted => "was aborted",
         _ => "failed",
     };
     let why = ripple.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    record.note(None, format!("{word}{}", first_line(&why)));
     let message = format!("ripple {} of {} {word}{why}", ripple.plan.id, ripple.plan.program);
     let about = About { program: Some(&ripple.plan.program), ripple: Some(&ripple.plan.id), node: None };
+    control.watches.retain(|(id, _), _| *id != ripple.plan.id);
     control.event("ripple_ended", message, about);
     control.place();
 }

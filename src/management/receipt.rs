@@ -268,6 +268,9 @@ mod tests {
     fn record(before: Vec<NodeCut>) -> RippleRecord {
         let policy = Policy {
             batch: 1,
+            canary: 0,
+            promote: Default::default(),
+            rollback_on: None,
             min_serving: 1,
             drain_timeout: Duration::ZERO,
             on_drain_timeout: OnDrainTimeout::Abort,
@@ -276,8 +279,9 @@ mod tests {
             unhealthy_limit: Duration::ZERO,
         };
         let (id, program) = (RippleId::new("r1").unwrap(), ProgramName::new("shop").unwrap());
-        let steps = vec![PlannedStep { server: app(), from: None }];
-        let plan = Plan { id, kind: RippleKind::Upgrade, program, to: None, steps, policy };
+        let steps = vec![PlannedStep { server: app(), from: None, back_to: None }];
+        let (was, undoes) = (None, None);
+        let plan = Plan { id, kind: RippleKind::Upgrade, program, to: None, steps, policy, was, undoes };
         RippleRecord { before, ..RippleRecord::planned(plan, None, None) }
     }
 

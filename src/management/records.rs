@@ -49,8 +49,14 @@ pub struct RippleRecord {
     /// The fewest placements that were open and healthy at once.
     pub lowest: Option<usize>,
     pub stale_routers: Vec<NodeName>,
+    /// What has happened, oldest first.
+    #[serde(default)]
+    pub events: Vec<api::RippleEvent>,
     pub receipt: Option<api::Receipt>,
 }
+
+/// Events of one ripple that are kept: with all its steps, one of many hundred servers.
+const EVENTS_MAX: usize = 5_000;
 
 impl RippleRecord {
     pub fn planned(plan: Plan, asked_by: Option<String>, hold_ms: Option<u64>) -> Self {
@@ -66,7 +72,16 @@ impl RippleRecord {
             times: BTreeMap::new(),
             lowest: None,
             stale_routers: Vec::new(),
+            events: Vec::new(),
             receipt: None,
+        }
+    }
+
+    /// Keeps what has happened.
+    pub fn note(&mut self, server: Option<&ServerName>, what: impl Into<String>) {
+        if self.events.len() < EVENTS_MAX {
+            let (at, server) = (Timestamp::now(), server.cloned());
+            self.events.push(api::RippleEvent { at, server, what: what.into() });
         }
     }
 }

@@ -3,9 +3,9 @@
 
 use super::control::Control;
 use super::records::RippleRecord;
-use crate::domain::names::{Release, ServerName, Version};
+use crate::domain::names::{Release, RippleId, ServerName, Version};
 use crate::domain::placement::Outcome;
-use crate::domain::ripple::plan::RippleKind;
+use crate::domain::ripple::plan::{Plan, RippleKind};
 use crate::domain::ripple::wait::{Reason, Wait};
 use crate::domain::ripple::{Asked, Ripple, RippleState, StepPhase};
 use crate::wire::api::{self, StepState};
@@ -20,6 +20,7 @@ pub fn kind(kind: RippleKind) -> api::RippleKind {
         RippleKind::CatchUp => api::RippleKind::CatchUp,
         RippleKind::Restart => api::RippleKind::Restart,
         RippleKind::Remove => api::RippleKind::Remove,
+        RippleKind::Undo => api::RippleKind::Undo,
     }
 }
 
@@ -41,22 +42,53 @@ pub fn ripple(control: &Control, record: &RippleRecord) -> api::RippleView {
         to: version(plan.to.as_ref()),
         state: match ripple.map_or(api::RippleState::Planned, state) {
             ended if ended.ended() && !accounted => api::RippleState::Running,
-            state => state,
+            ended => by_itself(control, record).unwrap_or(ended),
         },
+        undoes: plan.undoes.clone(),
+        undone_by: undone_by(control, &plan.id).map(|undo| undo.plan.id.clone()),
         waiting_for: match (ripple, wait) {
             (None, _) => Some(reading_ledgers()),
             (Some(ripple), _) if ripple.state.is_over() && !accounted => Some(ending(control, record)),
             (_, Some(wait)) => Some(waiting_for(control, record, wait)),
+            (_, None) if by_itself(control, record) == Some(api::RippleState::Undoing) => undoing(control, plan),
             (_, None) => None,
         },
         next: ripple.filter(|ripple| !ripple.state.is_over()).and_then(next),
         steps,
+        events: record.events.clone(),
         failure: failure(record),
         reason: reason.map(|reason| first_line(&reason).to_owned()),
         asked_by: record.asked_by.clone(),
         started_at: record.started_at,
         ended_at: record.ended_at.filter(|_| accounted),
     }
+}
+
+/// The state of a ripple that undoes itself: its end is that of the ripple which does.
+fn by_itself(control: &Control, record: &RippleRecord) -> Option<api::RippleState> {
+    let ripple = record.ripple.as_ref().filter(|ripple| ripple.undoes_itself && ripple.state.is_over())?;
+    let undo = undone_by(control, &ripple.plan.id)?;
+    match undo.ripple.as_ref().filter(|_| undo.receipt.is_some()).map(|undo| undo.state) {
+        Some(RippleState::Undone) => Some(api::RippleState::Undone),
+        Some(_) => Some(api::RippleState::Failed),
+        None => Some(api::RippleState::Undoing),
+    }
+}
+
+fn undoing(control: &Control, plan: &Plan) -> Option<api::WaitingFor> {
+    let undo = &undone_by(control, &plan.id)?.plan.id;
+    Some(api::WaitingFor {
+        reason: "undoing".to_owned(),
+        detail: format!("ripple {undo} to take back what is upgraded"),
+        until: None,
+        command: Some(format!("neap ripple show {undo} --watch")),
+    })
+}
+
+/// The latest ripple that undoes this one.
+fn undone_by<'a>(control: &'a Control, id: &RippleId) -> Option<&'a RippleRecord> {
+    let undoes = control.ripples.values().filter(|record| record.plan.undoes.as_ref() == Some(id));
+    undoes.max_by_key(|record| record.started_at)
 }
 
 fn version(release: Option<&Release>) -> Option<Version> {
@@ -75,6 +107,7 @@ fn state(ripple: &Ripple) -> api::RippleState {
         RippleState::Running => api::RippleState::Running,
         RippleState::Paused => api::RippleState::Paused,
         RippleState::Upgraded => api::RippleState::Upgraded,
+        RippleState::Undone => api::RippleState::Undone,
         RippleState::Failed => api::RippleState::Failed,
         RippleState::Aborted => api::RippleState::Aborted,
     }
@@ -107,6 +140,7 @@ fn waiting_for(control: &Control, record: &RippleRecord, wait: &Wait) -> api::Wa
     let id = &record.plan.id;
     let command = match &wait.reason {
         Reason::Paused => Some(format!("neap ripple resume {id}")),
+        Reason::Promotion { .. } => Some(format!("neap ripple promote {id}")),
         Reason::Draining { .. } => Some(format!("neap ripple abort {id}")),
         Reason::ServerDown => wait.server.as_ref().map(|server| format!("neap node show {server}")),
         Reason::MinServing { .. } => Some("neap status".to_owned()),
@@ -144,13 +178,15 @@ fn step(control: &Control, record: &RippleRecord, index: usize) -> api::StepView
         StepPhase::Skipped { reason } | StepPhase::Failed { reason } => Some(first_line(reason).to_owned()),
         _ => None,
     };
+    let verdict = record.ripple.as_ref().and_then(|ripple| ripple.verdicts.get(&planned.server));
     api::StepView {
         server: planned.server.clone(),
         state: step_state(control, record, &planned.server, phase),
         from: version(planned.from.as_ref()),
-        to: version(record.plan.to.as_ref()),
+        to: version(record.plan.target(index)),
         times: record.times.get(&planned.server).copied().unwrap_or_default(),
         reason,
+        judged: verdict.map(ToString::to_string),
     }
 }
 
@@ -180,11 +216,11 @@ fn step_state(control: &Control, record: &RippleRecord, server: &ServerName, pha
 /// How the new version's instance failed: the first line of the reason, then what the instance wrote.
 fn failure(record: &RippleRecord) -> Option<api::FailedStart> {
     let ripple = record.ripple.as_ref()?;
-    let to = record.plan.to.as_ref()?;
-    let (server, reason) = ripple.steps.iter().zip(&ripple.plan.steps).find_map(|(step, planned)| match step {
-        StepPhase::Failed { reason } => Some((&planned.server, reason)),
+    let (index, reason) = ripple.steps.iter().enumerate().find_map(|(index, step)| match step {
+        StepPhase::Failed { reason } => Some((index, reason)),
         _ => None,
     })?;
+    let (server, to) = (&ripple.plan.steps[index].server, ripple.plan.target(index)?);
     let log: Vec<String> = reason.lines().skip(1).map(str::to_owned).collect();
     let skip = log.len().saturating_sub(LOG_LINES);
     let first = first_line(reason);

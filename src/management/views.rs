@@ -176,8 +176,9 @@ pub fn plan(control: &Control, plan: &Plan, hold_ms: u64, to: &Version) -> api::
     let (steps, down): (Vec<_>, Vec<_>) = plan.steps.iter().partition(|step| up(&step.server));
     let version = |from: &Option<crate::domain::names::Release>| from.as_ref().map(|release| release.version.clone());
     let policy = &plan.policy;
+    let active = |server| control.leader.list.observed(&plan.program, server).map_or(0, |seen| seen.active);
     api::PlanView {
-        id: asks::plan_id(plan, control.leader.mint.revision),
+        id: asks::plan_id(control, plan),
         program: plan.program.clone(),
         kind: super::ripple_view::kind(plan.kind),
         from: plan.steps.iter().find_map(|step| version(&step.from)),
@@ -185,7 +186,13 @@ pub fn plan(control: &Control, plan: &Plan, hold_ms: u64, to: &Version) -> api::
         revision: control.leader.mint.revision.0,
         steps: steps
             .into_iter()
-            .map(|step| api::PlannedStep { server: step.server.clone(), from: version(&step.from), to: to.clone() })
+            .map(|step| api::PlannedStep {
+                server: step.server.clone(),
+                from: version(&step.from),
+                to: to.clone(),
+                active_requests: active(&step.server),
+                expected_drain_ms: None,
+            })
             .collect(),
         skipped: down
             .into_iter()
@@ -195,6 +202,8 @@ pub fn plan(control: &Control, plan: &Plan, hold_ms: u64, to: &Version) -> api::
             })
             .collect(),
         batch: policy.batch as u32,
+        canary: policy.canary as u32,
+        promote: policy.promote,
         min_serving: policy.min_serving as u32,
         hold_ms,
         drain_timeout_ms: policy.drain_timeout.as_millis() as u64,

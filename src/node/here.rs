@@ -56,6 +56,10 @@ impl Visit for DirectVisit {
         self.withdraw();
     }
 
+    fn answered(&self) {
+        self.answered();
+    }
+
     fn version(&self) -> Option<&Version> {
         self.version()
     }

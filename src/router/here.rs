@@ -41,6 +41,8 @@ pub trait Visit {
     fn not_connected(&mut self) -> Option<Generation>;
     /// It was admitted, and will not be sent after all.
     fn withdraw(&mut self);
+    /// Its answer begins.
+    fn answered(&self);
     /// The version of the instance that it was admitted to.
     fn version(&self) -> Option<&Version>;
     fn long_lived(&mut self, kind: LongLived);

@@ -75,6 +75,9 @@ pub fn manifest(name: &str) -> Manifest {
         health: Health { path: None, interval: second, timeout: second, start_timeout: second, unhealthy_after: 3 },
         upgrade: UpgradeRule {
             batch: 1,
+            rollback_on: Default::default(),
+            canary: 0,
+            promote: Default::default(),
             min_serving: MinServing::Auto,
             drain_timeout: second,
             on_drain_timeout: OnDrainTimeout::Abort,

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::figures::Figures;
 pub use crate::domain::ledger::{Counts, LedgerCut, LedgerEntry, LedgerFailure};
 use crate::domain::names::{Generation, OperationId, ProgramName, Release, Revision, RunId, ServerName, Term, Version};
 use crate::domain::placement::{Command, Refusal};
@@ -24,10 +25,19 @@ pub enum ToServer {
     Command { program: ProgramName, command: Command },
     /// The ledger as it is now. → [`LedgerCut`]
     Ledger {},
+    /// What the answers of each of a program's versions have been like. → `Vec<`[`VersionFigures`]`>`
+    Measure { program: ProgramName },
     /// The active requests of a program. → `Vec<`[`ActiveRequest`]`>`
     Requests { program: ProgramName },
     /// The last lines of a program's output here. → [`Lines`]
     Logs { program: ProgramName, lines: usize },
+}
+
+/// One version's counters on a server; they only rise, save that latencies begin anew with the server's process.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VersionFigures {
+    pub version: Version,
+    pub figures: Figures,
 }
 
 /// A server's whole state, the answer to a seal; or why it does not answer to this term.

@@ -70,6 +70,8 @@ codes! {
     NoServer           "no_server"            409 5 "No server hosts the program";
     ReleaseInUse       "release_in_use"       409 5 "The release is in use";
     RippleEnded        "ripple_ended"         409 5 "The ripple has ended";
+    CannotUndo         "cannot_undo"          409 5 "The ripple cannot be undone";
+    NothingToPromote   "nothing_to_promote"   409 5 "The ripple has no canaries";
     StaleTerm          "stale_term"           409 1 "A newer leadership has spoken";
     StaleGeneration    "stale_generation"     409 1 "The placement has moved on";
     NotLeader          "not_leader"           409 6 "This management does not lead";

@@ -135,6 +135,30 @@ fn a_batch_and_a_crash() {
 }
 
 #[test]
+fn a_ripple_that_is_undone_at_any_moment() {
+    let faults = Faults { undos: 1, leases: 1, ..Faults::default() };
+    sound("undo", &Cluster { faults, lossy: true, ..Cluster::default() });
+}
+
+#[test]
+fn a_ripple_that_is_undone_and_a_management_that_restarts() {
+    let faults = Faults { undos: 1, management_crashes: 1, ..Faults::default() };
+    sound("undo, management restarts", &Cluster { faults, requests: 0, ..Cluster::default() });
+}
+
+#[test]
+fn a_ripple_that_is_undone_and_a_server_that_crashes() {
+    let faults = Faults { undos: 1, crashes: 1, ..Faults::default() };
+    sound("undo and crash", &Cluster { faults, requests: 0, ..Cluster::default() });
+}
+
+#[test]
+fn a_canary_that_a_person_promotes() {
+    let faults = Faults { aborts: 1, management_crashes: 1, ..Faults::default() };
+    sound("canary", &Cluster { canary: 1, faults, ..Cluster::default() });
+}
+
+#[test]
 fn an_instance_that_fails() {
     let faults = Faults { unhealthy: 1, timeouts: 1, ..Faults::default() };
     sound("unhealthy", &Cluster { servers: 3, min_serving: 1, faults, ..Cluster::default() });

@@ -7,7 +7,7 @@ use std::time::Duration;
 use neap::domain::leader::{Heard, Leader};
 use neap::domain::names::{NodeName, OperationId, Revision, RippleId, RunId, Term};
 use neap::domain::placement::{Refusal, State};
-use neap::domain::program::{LongLived, MinServing};
+use neap::domain::program::{LongLived, MinServing, Promote};
 use neap::domain::ripple::machine::Send;
 use neap::domain::ripple::plan::{Ask, Policy, RippleKind, plan};
 use neap::domain::ripple::wait::Reason;
@@ -64,6 +64,20 @@ impl Management {
                 && leader.list.observed(&program(), &name) != Some(report))
     }
 
+    /// Whether the first ripple is known, and nobody has asked for it to be undone.
+    pub fn may_undo(&self) -> bool {
+        let Some(leader) = self.up.as_ref().filter(|leader| leader.stepped_down.is_none()) else { return false };
+        leader.ripples.contains_key("r") && !leader.ripples.contains_key("u")
+    }
+
+    pub fn waits_to_be_promoted(&self) -> bool {
+        let waits = |ripple: &Ripple| {
+            let wait = ripple.wait.as_ref().map(|wait| &wait.reason);
+            !ripple.state.is_over() && matches!(wait, Some(Reason::Promotion { .. }))
+        };
+        self.up.as_ref().is_some_and(|leader| leader.ripples.values().any(waits))
+    }
+
     pub fn rests(&self, world: &World) -> bool {
         let Some(leader) = &self.up else { return true };
         if leader.stepped_down.is_some() {
@@ -71,7 +85,7 @@ impl Management {
         }
         let says_why = |ripple: &Ripple| {
             let wait = ripple.wait.as_ref().map(|wait| &wait.reason);
-            matches!(wait, Some(Reason::Paused | Reason::MinServing { .. }))
+            matches!(wait, Some(Reason::Paused | Reason::MinServing { .. } | Reason::Promotion { .. }))
         };
         let is_desired = |server: usize| {
             let desired = leader.list.cell(&program(), &server_name(server)).and_then(|cell| cell.desired.as_ref());
@@ -121,6 +135,9 @@ pub fn first(cluster: &Cluster, world: &mut World) {
 fn policy(cluster: &Cluster) -> Policy {
     Policy {
         batch: cluster.batch,
+        canary: cluster.canary,
+        promote: Promote::Manual,
+        rollback_on: None,
         min_serving: 0,
         drain_timeout: Duration::from_secs(30),
         on_drain_timeout: cluster.on_drain_timeout,
@@ -180,7 +197,7 @@ fn settle(cluster: &Cluster, world: &mut World, index: usize, mut leader: Leader
         }
         assert!(round < 16, "decide never comes to rest: {leader:?}");
     }
-    sends.retain(|send| !matches!(send, Send::Prepare { .. }));
+    sends.retain(|send| !matches!(send, Send::Prepare { .. } | Send::Measure { .. }));
     let management = &mut world.managements[index];
     management.sends = Shared::new(sends);
     management.up = Some(Shared::new(leader));
@@ -229,7 +246,7 @@ pub fn send(cluster: &Cluster, world: &mut World, index: usize, which: usize) {
         Send::Command { server, command, .. } => {
             Message::Command { to: server_of(server), from: index, command: command.clone() }
         }
-        Send::Prepare { .. } => return,
+        Send::Prepare { .. } | Send::Measure { .. } => return,
     };
     world.post(cluster, message);
 }
@@ -329,6 +346,25 @@ pub fn abort(cluster: &Cluster, world: &mut World, index: usize) {
         let ids: Vec<_> = leader.ripples.keys().cloned().collect();
         for id in ids {
             leader.ask(&id, Asked::Abort);
+        }
+    });
+}
+
+/// Of the first ripple, whether it runs or has ended. One that has changed nothing is only stopped.
+pub fn undo(cluster: &Cluster, world: &mut World, index: usize) {
+    world.left.undos -= 1;
+    change(cluster, world, index, 0, |leader| {
+        if let Some(undone) = leader.ripples.get("r").cloned() {
+            let _ = leader.undo(RippleId::new("u").expect("a name"), &undone);
+        }
+    });
+}
+
+pub fn promote(cluster: &Cluster, world: &mut World, index: usize) {
+    change(cluster, world, index, 0, |leader| {
+        let ids: Vec<_> = leader.ripples.keys().cloned().collect();
+        for id in ids {
+            leader.promote(&id);
         }
     });
 }

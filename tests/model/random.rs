@@ -18,6 +18,7 @@ fn everything(batch: usize, managements: usize) -> Cluster {
         failed_starts: 2,
         unhealthy: 2,
         aborts: 1,
+        undos: 1,
         suspicions: 2,
         timeouts: 3,
     };

@@ -54,6 +54,8 @@ pub struct Faults {
     pub failed_starts: u8,
     pub unhealthy: u8,
     pub aborts: u8,
+    /// A person asks for the first ripple to be undone.
+    pub undos: u8,
     /// A server is thought down that is not.
     pub suspicions: u8,
     /// Management's patience, timeouts of drains.
@@ -68,6 +70,8 @@ pub struct Cluster {
     pub requests: usize,
     pub faults: Faults,
     pub batch: usize,
+    /// Servers that go first, until a person promotes them.
+    pub canary: usize,
     pub min_serving: u32,
     pub lossy: bool,
     /// Messages under way at a time, each way.
@@ -98,6 +102,7 @@ impl Default for Cluster {
             requests: 1,
             faults: Faults::default(),
             batch: 1,
+            canary: 0,
             min_serving: 1,
             lossy: false,
             to_servers: 1,
@@ -252,6 +257,8 @@ pub enum Action {
     Boot(usize),
     Down(usize, usize),
     Abort(usize),
+    Undo(usize),
+    Promote(usize),
     Later(usize),
     CrashManagement(usize),
     BootManagement(usize),
@@ -443,6 +450,8 @@ impl Model for Cluster {
             Action::Boot(server) => server::boot(self, &mut world, server),
             Action::Down(index, server) => management::down(self, &mut world, index, server),
             Action::Abort(index) => management::abort(self, &mut world, index),
+            Action::Undo(index) => management::undo(self, &mut world, index),
+            Action::Promote(index) => management::promote(self, &mut world, index),
             Action::Later(index) => management::later(self, &mut world, index),
             Action::CrashManagement(index) => management::crash(self, &mut world, index),
             Action::BootManagement(index) => management::boot(self, &mut world, index),
@@ -539,6 +548,12 @@ fn management_actions(cluster: &Cluster, world: &World, index: usize, held: &Man
     let under_way = leader.ripples.values().any(|ripple| !ripple.state.is_over());
     if under_way && world.left.aborts > 0 {
         actions.push(Action::Abort(index));
+    }
+    if world.left.undos > 0 && held.may_undo() {
+        actions.push(Action::Undo(index));
+    }
+    if held.waits_to_be_promoted() {
+        actions.push(Action::Promote(index));
     }
     if under_way && world.left.timeouts > 0 {
         actions.push(Action::Later(index));

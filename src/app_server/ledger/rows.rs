@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
+use super::speeds::{AllSpeeds, Speeds};
+use crate::domain::figures::Figures;
 use crate::domain::names::{ProgramName, Version};
 use crate::proxy::cut;
 use crate::store::StoreError;
@@ -45,11 +48,17 @@ pub enum End {
 #[derive(Debug)]
 pub struct Row {
     index: usize,
+    speeds: Arc<Speeds>,
 }
 
 impl Row {
     pub fn index(&self) -> usize {
         self.index
+    }
+
+    /// An answer began after so long.
+    pub fn answered_after(&self, took: Duration) {
+        self.speeds.count(took);
     }
 }
 
@@ -65,6 +74,7 @@ pub(super) struct Rows {
     mapped: Mapped,
     count: usize,
     held: Mutex<HashMap<usize, Weak<Row>>>,
+    speeds: AllSpeeds,
 }
 
 impl Rows {
@@ -74,7 +84,7 @@ impl Rows {
         if let Some(aside) = opened.aside {
             tracing::warn!(aside = %aside.display(), "the ledger's counters did not fit and start anew");
         }
-        Ok(Self { mapped: opened.mapped, count, held: Mutex::default() })
+        Ok(Self { mapped: opened.mapped, count, held: Mutex::default(), speeds: AllSpeeds::default() })
     }
 
     fn words(&self, index: usize) -> &[AtomicU64] {
@@ -112,7 +122,7 @@ impl Rows {
         if let Some(row) = held.get(&index).and_then(Weak::upgrade) {
             return Ok(row);
         }
-        let row = Arc::new(Row { index });
+        let row = Arc::new(Row { index, speeds: self.speeds.of(index) });
         held.insert(index, Arc::downgrade(&row));
         Ok(row)
     }
@@ -128,6 +138,7 @@ impl Rows {
         let index = unheld.min_by_key(|index| self.made(*index)).ok_or(RowsUsedUp { rows: self.count })?;
         let newest = (0..self.count).map(|index| self.made(index)).max().unwrap_or_default();
         let words = self.words(index);
+        self.speeds.forget(index);
         words[MADE].store(0, Ordering::Release);
         words[LENGTHS..].iter().for_each(|word| word.store(0, Ordering::Relaxed));
         write_text(&words[NAME], format!("{program}{version}").as_bytes());
@@ -163,11 +174,30 @@ impl Rows {
         &self.words(index)[first..first + LANE_WORDS]
     }
 
+    fn sum(&self, index: usize, word: usize) -> u64 {
+        (0..LANES).map(|lane| self.lane(index, lane)[word].load(Ordering::Acquire)).sum()
+    }
+
+    /// What each version's answers of a program have been like.
+    pub fn figures(&self, program: &ProgramName) -> Vec<(Version, Figures)> {
+        let figures = |index: usize| {
+            let (_, version) = self.name(index)?;
+            let failed = self.sum(index, FAILED);
+            let figures = Figures {
+                answers: self.sum(index, COMPLETED) + failed,
+                errors: self.sum(index, COMPLETED_5XX) + failed,
+                latency: self.speeds.read(index),
+            };
+            Some((version, figures))
+        };
+        self.of(program).into_iter().filter_map(figures).collect()
+    }
+
     /// All rows with their ends; `admitted` and `active` are not known here.
     pub fn counts(&self) -> Vec<(usize, ProgramName, Version, Counts)> {
         let row = |index: usize| {
             let (program, version) = self.name(index)?;
-            let read = |word: usize| (0..LANES).map(|lane| self.lane(index, lane)[word].load(Ordering::Acquire)).sum();
+            let read = |word: usize| self.sum(index, word);
             let counts = Counts {
                 completed: read(COMPLETED),
                 completed_5xx: read(COMPLETED_5XX),

@@ -155,6 +155,34 @@ impl<'t> Reader<'t> {
         }
     }
 
+    /// A number with a point, or whole, within `range`; in parts of `parts`.
+    pub fn fraction(
+        &mut self,
+        section: &Section<'_>,
+        key: &str,
+        default: u32,
+        parts: u32,
+        range: RangeInclusive<f64>,
+    ) -> u32 {
+        let Some((_, _, value)) = section.entries.get(key) else { return default };
+        let read = match value {
+            DeValue::Float(digits) => digits.as_str().replace('_', "").parse::<f64>().ok(),
+            DeValue::Integer(digits) => digits.as_str().replace('_', "").parse::<f64>().ok(),
+            _ => {
+                self.wrong_type(section, key, "a number");
+                return default;
+            }
+        };
+        match read.filter(|read| range.contains(read)) {
+            Some(read) => (read * f64::from(parts)).round() as u32,
+            None => {
+                let why = format!("it is out of range: {} to {}", range.start(), range.end());
+                self.wrong_value(section, key, &why, None);
+                default
+            }
+        }
+    }
+
     /// A duration such as "30s" within `range`.
     pub fn duration(
         &mut self,

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::reader::{Keys, Reader, Section};
 use super::{kind, routes};
 use crate::domain::program::{
-    Health, LongLived, Manifest, Match, MinServing, OnDrainTimeout, PlacementRule, Route, UpgradeRule,
+    Health, LongLived, Manifest, Match, MinServing, OnDrainTimeout, PlacementRule, Promote, RollbackOn, Route,
+    UpgradeRule,
 };
 
 const ROOT: Keys = Keys {
@@ -37,6 +38,9 @@ const UPGRADE: Keys = Keys {
     known: &[
         "strategy",
         "batch",
+        "canary",
+        "promote",
+        "rollback_on",
         "min_serving",
         "drain_timeout",
         "on_drain_timeout",
@@ -45,8 +49,9 @@ const UPGRADE: Keys = Keys {
         "hold",
         "soak",
     ],
-    not_built: &["canary", "promote", "rollback_on", "max_utilization", "hooks"],
+    not_built: &["max_utilization", "hooks"],
 };
+const ROLLBACK_ON: Keys = Keys { known: &["error_rate", "p99_factor", "min_requests"], not_built: &[] };
 
 pub(super) const MS: fn(u64) -> Duration = Duration::from_millis;
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
@@ -54,7 +59,7 @@ pub(super) const DAY: Duration = Duration::from_secs(86_400);
 /// Routes, matches and server patterns of one program.
 const LIST_MAX: usize = 256;
 
-/// Servers at a time, at the most; also what `--batch` may say.
+/// Servers at a time, or canaries, at the most; also what `--batch` and `--canary` may say.
 pub const BATCH_MAX: u32 = 10_000;
 
 /// Reads the whole manifest. `None`, or any error in the reader: not valid.
@@ -216,12 +221,15 @@ fn read_upgrade<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> UpgradeRule 
         not_built(reader, &section, "strategy", "\"quiesce\"");
     }
     let waits: RangeInclusive<Duration> = MS(0)..=DAY;
+    let promotes = [("auto", Promote::Auto), ("manual", Promote::Manual)];
     let (on_timeout, long_lived) = (
         [("abort", OnDrainTimeout::Abort), ("force", OnDrainTimeout::Force)],
         [("wait", LongLived::Wait), ("notify", LongLived::Notify)],
     );
     UpgradeRule {
         batch: reader.number(&section, "batch", 1, 1..=BATCH_MAX),
+        canary: reader.number(&section, "canary", 0, 0..=BATCH_MAX),
+        promote: reader.choice(&section, "promote", Promote::Auto, &promotes),
         min_serving: read_min_serving(reader, &section),
         drain_timeout: reader.duration(&section, "drain_timeout", MS(30_000), waits.clone()),
         on_drain_timeout: reader.choice(&section, "on_drain_timeout", OnDrainTimeout::Abort, &on_timeout),
@@ -229,6 +237,17 @@ fn read_upgrade<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> UpgradeRule 
         long_lived_grace: reader.duration(&section, "long_lived_grace", MS(10_000), waits.clone()),
         hold: reader.duration(&section, "hold", MS(0), MS(0)..=HOUR),
         soak: reader.duration(&section, "soak", MS(10_000), waits),
+        rollback_on: read_rollback_on(reader, &section),
+    }
+}
+
+fn read_rollback_on<'t>(reader: &mut Reader<'t>, upgrade: &Section<'t>) -> RollbackOn {
+    let section = reader.table(upgrade, "rollback_on", "rollback_on", &ROLLBACK_ON);
+    let default = RollbackOn::default();
+    RollbackOn {
+        error_rate_ppm: reader.fraction(&section, "error_rate", default.error_rate_ppm, 1_000_000, 0.0..=1.0),
+        p99_factor_milli: reader.fraction(&section, "p99_factor", default.p99_factor_milli, 1_000, 0.0..=1_000.0),
+        min_requests: reader.number(&section, "min_requests", default.min_requests, 1..=1_000_000),
     }
 }
 

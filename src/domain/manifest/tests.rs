@@ -37,6 +37,8 @@ policy = "none"
 [upgrade]
 strategy = "quiesce"
 batch = 2
+canary = 1
+promote = "manual"
 min_serving = 2
 drain_timeout = "1m"
 on_drain_timeout = "force"
@@ -44,6 +46,7 @@ long_lived = "notify"
 long_lived_grace = "5s"
 hold = "2s"
 soak = "0s"
+rollback_on = { error_rate = 0.5, p99_factor = 2, min_requests = 100 }
 "#;
 
 const SMALL: &str = "name = \"shop\"\nversion = \"1\"\nroutes = [\"*/shop\"]\n[process]\ncommand = [\"./server\"]\n";
@@ -78,6 +81,9 @@ fn every_key_that_is_built_is_read() {
     assert_eq!(manifest.health.path.as_deref(), Some("/healthz"));
     assert_eq!((manifest.health.timeout, manifest.health.unhealthy_after), (Duration::from_millis(500), 5));
     assert_eq!((manifest.upgrade.batch, manifest.upgrade.min_serving), (2, MinServing::AtLeast(2)));
+    let rollback_on = RollbackOn { error_rate_ppm: 500_000, p99_factor_milli: 2_000, min_requests: 100 };
+    assert_eq!(manifest.upgrade.rollback_on, rollback_on);
+    assert_eq!((manifest.upgrade.canary, manifest.upgrade.promote), (1, Promote::Manual));
     assert_eq!(manifest.upgrade.on_drain_timeout, OnDrainTimeout::Force);
     assert_eq!(manifest.upgrade.long_lived, LongLived::Notify);
     assert_eq!((manifest.upgrade.hold, manifest.upgrade.soak), (Duration::from_secs(2), Duration::ZERO));
@@ -93,6 +99,8 @@ fn what_is_left_out_gets_the_defaults_of_the_contract() {
     assert_eq!((manifest.upgrade.batch, manifest.upgrade.min_serving), (1, MinServing::Auto));
     assert_eq!(manifest.upgrade.drain_timeout, Duration::from_secs(30));
     assert_eq!(manifest.upgrade.soak, Duration::from_secs(10));
+    let rollback_on = RollbackOn { error_rate_ppm: 50_000, p99_factor_milli: 3_000, min_requests: 20 };
+    assert_eq!(manifest.upgrade.rollback_on, rollback_on);
     let Kind::Process(process) = manifest.kind else { panic!("a process") };
     assert_eq!((process.stop_signal, process.stop_timeout), (StopSignal::Term, Duration::from_secs(10)));
 }
@@ -132,9 +140,6 @@ fn a_key_that_is_not_built_yet_is_refused_and_never_ignored() {
         "[session]\ncookie = 'sid'",
         "[session]\nidle = '30m'",
         "[upgrade]\nstrategy = 'overlap'",
-        "[upgrade]\ncanary = 1",
-        "[upgrade]\npromote = 'auto'",
-        "[upgrade]\nrollback_on = {}",
         "[upgrade]\nmax_utilization = 0.8",
         "[upgrade]\nhooks = {}",
     ] {
@@ -178,6 +183,11 @@ fn a_wrong_type_or_range_is_refused_with_its_place() {
         ("[upgrade]\nmin_serving = -1", "-1 is out of range"),
         ("[upgrade]\nmin_serving = true", "must be a string, not boolean"),
         ("[upgrade]\nbatch = 0", "0 is out of range"),
+        ("[upgrade]\ncanary = -1", "-1 is out of range"),
+        ("[upgrade]\nrollback_on = { error_rate = 2 }", "\"error_rate\" in rollback_on: it is out of range: 0 to 1"),
+        ("[upgrade]\nrollback_on = { error_rate = 'x' }", "must be a number, not string"),
+        ("[upgrade]\nrollback_on = { p98_factor = 2 }", "did you mean \"p99_factor\"?"),
+        ("[upgrade]\npromote = 'me'", "\"me\" is none of \"auto\", \"manual\""),
         ("[upgrade]\non_drain_timeout = 'forse'", "did you mean \"force\"?"),
         ("[session]\npolicy = 'nnone'", "did you mean \"none\"?"),
         ("[static]\nroot='.'", "both [process] and [static]"),

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::canary::{self, Hold};
+use super::plan::RippleKind;
 use super::step::{self, Moved};
 use super::wait::{Reason, Wait};
 use super::{Asked, Ripple, RippleState, StepPhase};
@@ -14,9 +16,25 @@ use crate::domain::server_list::ServerList;
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(tag = "send", rename_all = "snake_case")]
 pub enum Send {
-    Seal { server: ServerName, asked: u64 },
-    Prepare { server: ServerName, program: ProgramName, release: Release },
-    Command { server: ServerName, program: ProgramName, command: Command },
+    Seal {
+        server: ServerName,
+        asked: u64,
+    },
+    Prepare {
+        server: ServerName,
+        program: ProgramName,
+        release: Release,
+    },
+    /// "What have each version's answers been like?"
+    Measure {
+        server: ServerName,
+        program: ProgramName,
+    },
+    Command {
+        server: ServerName,
+        program: ProgramName,
+        command: Command,
+    },
 }
 
 /// Makes ids and stamps that no other leadership makes.
@@ -57,7 +75,8 @@ pub fn advance(ripple: &mut Ripple, list: &mut ServerList, mint: &mut Mint, now:
     let mut places = places(ripple, list);
     for index in 0..ripple.steps.len() {
         let begun = ripple.steps[index] != StepPhase::Pending;
-        let may_begin = !begun && places > 0 && goes_on(ripple) && is_up(ripple, list, index);
+        let may = !begun && places > 0 && goes_on(ripple) && is_up(ripple, list, index);
+        let may_begin = may && canary::hold(ripple).is_none();
         if ripple.steps[index].is_over() || !(begun || may_begin) {
             sends.extend(prepare_ahead(ripple, list, index));
             continue;
@@ -106,7 +125,7 @@ fn prepare_ahead(ripple: &Ripple, list: &ServerList, index: usize) -> Option<Sen
     let server = &ripple.plan.steps[index].server;
     let wants = ripple.steps[index] == StepPhase::Pending && goes_on(ripple) && !ripple.prepared.contains(server);
     let sealed = is_up(ripple, list, index) && list.servers.get(server).is_some_and(|server| server.sealed.is_some());
-    let release = ripple.plan.to.clone().filter(|_| wants && sealed)?;
+    let release = ripple.plan.target(index).cloned().filter(|_| wants && sealed)?;
     Some(Send::Prepare { server: server.clone(), program: ripple.plan.program.clone(), release })
 }
 
@@ -123,6 +142,10 @@ fn conclude(ripple: &mut Ripple, list: &mut ServerList, mint: &mut Mint, now: Mi
         return;
     }
     ripple.state = RippleState::Running;
+    if let (false, Some(Hold::Promotion(reason))) = (stops, canary::hold(ripple)) {
+        ripple.wait.get_or_insert(Wait { server: None, reason, until: None });
+        return;
+    }
     let silent = |name: &ServerName, patience: Millis| {
         list.servers.get(name).is_none_or(|server| !server.up && server.heard_at + patience <= now)
     };
@@ -165,6 +188,7 @@ fn end(ripple: &mut Ripple, failure: Option<String>, list: &ServerList) {
     (ripple.state, ripple.reason) = match (failure, ripple.asked) {
         (Some(reason), _) => (RippleState::Failed, Some(reason)),
         (None, Asked::Abort) => (RippleState::Aborted, ripple.reason.take().or(Some("aborted as asked".to_owned()))),
+        (None, _) if did_any && ripple.plan.kind == RippleKind::Undo => (RippleState::Undone, None),
         (None, _) if did_any => (RippleState::Upgraded, None),
         (None, _) => (RippleState::Failed, Some("no server that is up could be upgraded".to_owned())),
     };

@@ -1,17 +1,24 @@
 //! Owns ripples: what one will do (`plan`), how far it is and what comes next (`machine`), when a gate may close
-//! (`safety`), and the proof at its end (`receipt`). Must not know how a command travels.
+//! (`safety`), how long a step is watched (`soak`). Must not know how a command travels.
 
+mod canary;
+pub mod judge;
 pub mod machine;
 pub mod plan;
 pub mod safety;
+pub mod soak;
 mod step;
+pub mod undo;
 pub mod wait;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::names::{Generation, OperationId, RunId, ServerName};
 use super::placement::Millis;
 use plan::Plan;
+use soak::Soak;
 
 /// Where a ripple stands.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -21,13 +28,15 @@ pub enum RippleState {
     Running,
     Paused,
     Upgraded,
+    /// Of an undo: every server that is up is back.
+    Undone,
     Failed,
     Aborted,
 }
 
 impl RippleState {
     pub fn is_over(self) -> bool {
-        matches!(self, Self::Upgraded | Self::Failed | Self::Aborted)
+        matches!(self, Self::Upgraded | Self::Undone | Self::Failed | Self::Aborted)
     }
 }
 
@@ -50,9 +59,8 @@ pub enum StepPhase {
         operation: OperationId,
     },
     Soaking {
-        /// When the new version was first seen open, by this run of management.
         #[serde(skip)]
-        since: Option<Millis>,
+        soak: Soak,
     },
     Done,
     Skipped {
@@ -95,6 +103,15 @@ pub struct Ripple {
     pub steps: Vec<StepPhase>,
     /// Servers that have the release fetched, verified, unpacked and prepared.
     pub prepared: Vec<ServerName>,
+    /// The canaries are well: the other steps may begin.
+    #[serde(default)]
+    pub promoted: bool,
+    /// What the new version's answers were found to be like, by server.
+    #[serde(default)]
+    pub verdicts: BTreeMap<ServerName, judge::Verdict>,
+    /// The new version was no good: what is upgraded goes back, by a ripple of its own.
+    #[serde(default)]
+    pub undoes_itself: bool,
     /// Why it failed or was aborted.
     pub reason: Option<String>,
     /// What it waits for now.
@@ -111,9 +128,29 @@ impl Ripple {
             asked: Asked::Nothing,
             steps,
             prepared: Vec::new(),
+            promoted: false,
+            verdicts: BTreeMap::new(),
+            undoes_itself: false,
             reason: None,
             wait: None,
         }
+    }
+
+    /// A person has seen enough of the canaries: their soaks are over, and the other steps may begin. Answers whether
+    /// there are any.
+    pub fn promote(&mut self) -> bool {
+        if self.plan.policy.canary == 0 {
+            return false;
+        }
+        for step in &mut self.steps {
+            if let StepPhase::Soaking { soak } = step
+                && !self.promoted
+            {
+                soak.enough = true;
+            }
+        }
+        self.promoted = true;
+        true
     }
 
     /// A server's part that has not begun cannot be done.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::safety;
 use crate::domain::names::{ProgramName, Release, RippleId, ServerName};
-use crate::domain::program::{LongLived, MinServing, OnDrainTimeout};
+use crate::domain::program::{LongLived, MinServing, OnDrainTimeout, Promote, RollbackOn};
 use crate::domain::server_list::ServerList;
 
 /// Why a ripple runs.
@@ -23,6 +23,8 @@ pub enum RippleKind {
     CatchUp,
     /// The program is taken away.
     Remove,
+    /// Every server that another ripple touched goes back to what was desired there before.
+    Undo,
 }
 
 /// One server's part.
@@ -31,6 +33,9 @@ pub struct PlannedStep {
     pub server: ServerName,
     /// What was desired there when the ripple was planned; an undo goes back to it.
     pub from: Option<Release>,
+    /// Of an undo: what this server goes back to.
+    #[serde(default)]
+    pub back_to: Option<Release>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -38,10 +43,31 @@ pub struct Plan {
     pub id: RippleId,
     pub kind: RippleKind,
     pub program: ProgramName,
-    /// `None`: the program is removed.
+    /// What the program is to have as a whole. `None`: it is removed.
     pub to: Option<Release>,
     pub steps: Vec<PlannedStep>,
     pub policy: Policy,
+    /// What was desired of the program as a whole when the ripple was planned.
+    #[serde(default)]
+    pub was: Option<Release>,
+    /// Of an undo: the ripple that is undone.
+    #[serde(default)]
+    pub undoes: Option<RippleId>,
+}
+
+impl Plan {
+    /// What a step's server is to have. `None`: the program is taken away there.
+    pub fn target(&self, index: usize) -> Option<&Release> {
+        match self.kind {
+            RippleKind::Undo => self.steps[index].back_to.as_ref(),
+            _ => self.to.as_ref(),
+        }
+    }
+
+    /// Whether a server has to get this release.
+    pub fn brings(&self, server: &ServerName, release: &Release) -> bool {
+        (0..self.steps.len()).any(|index| self.steps[index].server == *server && self.target(index) == Some(release))
+    }
 }
 
 /// How careful the ripple is.
@@ -49,6 +75,14 @@ pub struct Plan {
 pub struct Policy {
     /// Servers at a time.
     pub batch: usize,
+    /// So many servers first; then it waits to be promoted. 0: none.
+    #[serde(default)]
+    pub canary: usize,
+    #[serde(default)]
+    pub promote: Promote,
+    /// By what the new version is judged while it soaks; `None`: it is not.
+    #[serde(default)]
+    pub rollback_on: Option<RollbackOn>,
     /// Placements that stay open and healthy throughout.
     pub min_serving: usize,
     #[serde(with = "crate::domain::duration::millis")]
@@ -103,10 +137,15 @@ pub fn plan(ask: Ask, list: &ServerList) -> Result<Plan, NoPlan> {
     }
     let mut policy = ask.policy;
     policy.batch = policy.batch.clamp(1, steps.len());
+    if policy.canary >= steps.len() {
+        // Nobody would be left to be promoted to.
+        policy.canary = 0;
+    }
     if matches!(kind, RippleKind::Install | RippleKind::Remove) {
         policy.batch = steps.len();
         // There is nobody yet, or nobody any more, whose requests could tell anything.
         policy.soak = Duration::ZERO;
+        policy.canary = 0;
     }
     let serving = list.serving(&ask.program).count();
     policy.min_serving = match kind {
@@ -117,14 +156,15 @@ pub fn plan(ask: Ask, list: &ServerList) -> Result<Plan, NoPlan> {
     if closes_a_gate && kind != RippleKind::Remove && !safety::may_close_one(serving, policy.min_serving) {
         return Err(NoPlan::MinServing { serving, min_serving: policy.min_serving });
     }
-    Ok(Plan { id: ask.id, kind, program: ask.program, to: ask.to, steps, policy })
+    let was = list.programs.get(&ask.program).and_then(|wanted| wanted.release.clone());
+    Ok(Plan { id: ask.id, kind, program: ask.program, to: ask.to, steps, policy, was, undoes: None })
 }
 
 fn planned_step(program: &ProgramName, server: &ServerName, list: &ServerList) -> PlannedStep {
     let desired = list.cell(program, server).and_then(|cell| cell.desired.as_ref());
     let observed = list.observed(program, server).and_then(|seen| seen.release.clone());
     let from = desired.and_then(|desired| desired.release.clone()).or(observed);
-    PlannedStep { server: server.clone(), from }
+    PlannedStep { server: server.clone(), from, back_to: None }
 }
 
 fn runs_everywhere(ask: &Ask, list: &ServerList) -> bool {

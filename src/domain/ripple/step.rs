@@ -1,12 +1,15 @@
 //! Owns one server's part of a ripple: from what was last heard of the placement to what comes next. It starts over
 //! whenever an answer does not fit (protocol P5). Must not know the ripple's other steps.
 
+mod soaking;
+
 use super::machine::{Mint, Send};
 use super::plan::RippleKind;
 use super::safety;
+use super::soak::Soak;
 use super::wait::{Reason, Wait};
 use super::{Asked, Ripple, StepPhase};
-use crate::domain::names::{Generation, OperationId, ServerName};
+use crate::domain::names::{Generation, OperationId, Release, ServerName};
 use crate::domain::placement::{Command, Desired, Millis, Order, Outcome, Phase, State};
 use crate::domain::program::{LongLived, OnDrainTimeout};
 use crate::domain::server_list::{Report, ServerList, Unanswered};
@@ -41,7 +44,7 @@ pub fn advance(ripple: &mut Ripple, index: usize, list: &mut ServerList, mint: &
             step.quiescing(&report, operation, expected, closed_at)
         }
         StepPhase::Upgrading { operation } => step.upgrading(&report, &operation),
-        StepPhase::Soaking { since } => step.soaking(&report, since),
+        StepPhase::Soaking { soak } => step.soaking(&report, soak),
         StepPhase::Done | StepPhase::Skipped { .. } | StepPhase::Failed { .. } => Moved::Over,
     }
 }
@@ -93,12 +96,15 @@ impl Move<'_> {
         Moved::Over
     }
 
+    fn target(&self) -> Option<&Release> {
+        self.ripple.plan.target(self.index)
+    }
+
     fn has_target(&self, report: &Report) -> bool {
-        let plan = &self.ripple.plan;
-        match (&plan.to, plan.kind) {
+        match (self.target(), self.ripple.plan.kind) {
             (None, _) => report.state == State::Absent,
             (_, RippleKind::Restart) => false,
-            (to, _) => report.state == State::Open && report.release == *to,
+            (to, _) => report.state == State::Open && report.release.as_ref() == to,
         }
     }
 
@@ -114,12 +120,12 @@ impl Move<'_> {
         }
         let server = self.server();
         if report.state == State::Closed
-            && report.release == self.ripple.plan.to
+            && report.release.as_ref() == self.target()
             && self.ripple.plan.kind != RippleKind::Restart
         {
             return self.wait(Reason::Unhealthy);
         }
-        if let (Some(release), false) = (self.ripple.plan.to.clone(), self.ripple.prepared.contains(&server)) {
+        if let (Some(release), false) = (self.target().cloned(), self.ripple.prepared.contains(&server)) {
             let program = self.ripple.plan.program.clone();
             let wait = Wait { server: Some(server.clone()), reason: Reason::Preparing, until: None };
             return Moved::Waits(wait, vec![Send::Prepare { server, program, release }]);
@@ -220,7 +226,7 @@ impl Move<'_> {
     }
 
     fn order_upgrade(&mut self, operation: OperationId, expected: Generation, force: bool) -> Moved {
-        let to = self.ripple.plan.to.clone();
+        let to = self.target().cloned();
         let desired = self.want_target();
         let order = match to {
             Some(to) => Order::Upgrade { to, desired, force },
@@ -231,7 +237,7 @@ impl Move<'_> {
 
     /// Desired moves with the placement's own step (protocol P13).
     fn want_target(&mut self) -> Desired {
-        let (to, server) = (self.ripple.plan.to.clone(), self.server());
+        let (to, server) = (self.target().cloned(), self.server());
         let cell = self.list.cell_mut(&self.ripple.plan.program, &server);
         match &cell.desired {
             Some(held) if held.release == to && held.stamp.term == self.mint.term => held.clone(),
@@ -272,7 +278,7 @@ impl Move<'_> {
             }
             _ if self.ended(report, operation) => self.outcome(report),
             // A first install that was not answered yet.
-            None if report.state == State::Absent && self.ripple.plan.to.is_some() => {
+            None if report.state == State::Absent && self.target().is_some() => {
                 self.order_upgrade(operation.clone(), report.generation, false)
             }
             _ => self.start_over(),
@@ -281,36 +287,14 @@ impl Move<'_> {
 
     fn outcome(&mut self, report: &Report) -> Moved {
         match report.ended.as_ref().map(|ended| ended.outcome.clone()) {
-            Some(Outcome::Upgraded) if self.ripple.plan.to.is_none() => self.done(),
+            Some(Outcome::Upgraded) if self.target().is_none() => self.done(),
             Some(Outcome::Upgraded) => {
                 self.want_target();
-                self.set(StepPhase::Soaking { since: None });
+                self.set(StepPhase::Soaking { soak: Soak::default() });
                 Moved::Sends(Vec::new())
             }
             Some(Outcome::TakenBack(reason) | Outcome::Failed(reason)) => self.fail(reason),
             Some(Outcome::Reopened | Outcome::LeaseExpired | Outcome::Lost) | None => self.start_over(),
         }
-    }
-
-    fn soaking(&mut self, report: &Report, since: Option<Millis>) -> Moved {
-        let since = since.unwrap_or(self.now);
-        self.set(StepPhase::Soaking { since: Some(since) });
-        if report.state == State::Failed {
-            let reason = report.failure.clone().unwrap_or_else(|| "the new version failed".to_owned());
-            return self.fail(reason);
-        }
-        let policy = &self.ripple.plan.policy;
-        let until = since + policy.soak.as_millis() as Millis;
-        let limit = until + policy.unhealthy_limit.as_millis() as Millis;
-        let serves = self.list.serves(&self.ripple.plan.program, &self.server());
-        let (reason, until) = match (self.now >= until, serves) {
-            (true, true) => return self.done(),
-            (true, false) if self.now >= limit => {
-                return self.fail("the new version did not stay healthy through its soak".to_owned());
-            }
-            (true, false) => (Reason::Unhealthy, limit),
-            (false, _) => (Reason::Soaking, until),
-        };
-        Moved::Waits(Wait { server: Some(self.server()), reason, until: Some(until) }, Vec::new())
     }
 }

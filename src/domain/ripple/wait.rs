@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::duration;
-use crate::domain::names::{OperationId, ServerName};
+use crate::domain::names::{OperationId, RippleId, ServerName};
 use crate::domain::placement::{Millis, Phase};
 use crate::domain::server_list::OldestActive;
 
@@ -23,6 +23,10 @@ pub struct Wait {
 pub enum Reason {
     /// A person paused it.
     Paused,
+    /// An undo: the ripple that it undoes has to stop first.
+    Stopping {
+        ripple: RippleId,
+    },
     /// The server has not answered to this leadership yet.
     Sealing,
     ServerDown,
@@ -47,7 +51,14 @@ pub enum Reason {
     Upgrading {
         phase: Phase,
     },
-    Soaking,
+    Soaking {
+        under_traffic: Millis,
+        wanted: Millis,
+    },
+    /// A person to promote the canaries.
+    Promotion {
+        canaries: usize,
+    },
     Unhealthy,
     /// The gate has to open again before the ripple can end.
     Reopening,
@@ -58,6 +69,7 @@ impl Reason {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Paused => "paused",
+            Self::Stopping { .. } => "stopping",
             Self::Sealing => "sealing",
             Self::ServerDown => "server_down",
             Self::Preparing => "preparing",
@@ -66,7 +78,8 @@ impl Reason {
             Self::Answer => "answer",
             Self::Draining { .. } => "draining",
             Self::Upgrading { .. } => "upgrading",
-            Self::Soaking => "soaking",
+            Self::Soaking { .. } => "soaking",
+            Self::Promotion { .. } => "promotion",
             Self::Unhealthy => "unhealthy",
             Self::Reopening => "reopening",
         }
@@ -77,6 +90,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Paused => f.write_str("somebody to resume it: it was paused"),
+            Self::Stopping { ripple } => write!(f, "ripple {ripple}, which it undoes, to stop"),
             Self::Sealing => f.write_str("the server's answer to this management's seal"),
             Self::ServerDown => f.write_str("the server, which is down"),
             Self::Preparing => f.write_str("the release to be fetched, verified, unpacked and prepared"),
@@ -93,7 +107,14 @@ impl fmt::Display for Reason {
                 Phase::StoppingNew => "the failed version to stop",
                 Phase::TakingBack => "the old version to start again",
             }),
-            Self::Soaking => f.write_str("the soak to end"),
+            Self::Soaking { under_traffic, wanted } => {
+                let shown = |millis| duration::show(std::time::Duration::from_millis(millis));
+                write!(f, "the soak to end: {} of {} under traffic", shown(*under_traffic), shown(*wanted))
+            }
+            Self::Promotion { canaries: 1 } => f.write_str("somebody to promote it: the canary is through its soak"),
+            Self::Promotion { canaries } => {
+                write!(f, "somebody to promote it: {canaries} canaries are through their soaks")
+            }
             Self::Unhealthy => f.write_str("the new version to become healthy"),
             Self::Reopening => f.write_str("the gate to open again"),
         }

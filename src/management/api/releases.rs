@@ -118,7 +118,7 @@ fn keep(control: &mut Control, program: &ProgramName, record: ReleaseRecord) -> 
 fn in_use(control: &Control, program: &ProgramName, release: &Release) -> bool {
     let wanted = control.leader.list.programs.get(program).and_then(|wanted| wanted.release.as_ref());
     let coming = control.ripples.values().any(|record| {
-        let steps = record.plan.steps.iter().filter_map(|step| step.from.as_ref());
+        let steps = record.plan.steps.iter().flat_map(|step| step.from.iter().chain(&step.back_to));
         record.ended_at.is_none()
             && record.plan.program == *program
             && record.plan.to.iter().chain(steps).any(|planned| planned == release)

@@ -1,16 +1,21 @@
 //! Owns the routes about ripples. Must not know how one is planned or driven.
 
+use std::time::Duration;
+
 use actix_web::web::{Data, Json, Path, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 
+use super::nodes::ask_servers;
 use super::{Answer, Desk, Paging, asked_by, name};
+use crate::domain::figures::floor_micros;
 use crate::domain::names::{ProgramName, RippleId, Version};
 use crate::domain::ripple::Asked;
-use crate::management::asks::{self, Planned};
+use crate::management::asks::{self, Planned, Undo};
 use crate::management::control::Control;
 use crate::management::{receipt, ripple_view, views};
 use crate::wire::api::{PlanView, Receipt, RippleKind, RippleState, RippleView, UpgradeRequest, path};
+use crate::wire::messages::{ToServer, VersionFigures};
 use crate::wire::problem::{Code, Problem};
 
 pub fn location(id: &RippleId) -> String {
@@ -37,7 +42,8 @@ pub async fn list(desk: Data<Desk>, paging: Query<Paging>) -> Answer {
         .look(move |control| {
             let wanted =
                 control.ripples.values().filter(|record| program.as_ref().is_none_or(|p| *p == record.plan.program));
-            wanted.map(|record| ripple_view::ripple(control, record)).collect::<Vec<_>>()
+            let view = |record| RippleView { events: Vec::new(), ..ripple_view::ripple(control, record) };
+            wanted.map(view).collect::<Vec<_>>()
         })
         .await?;
     ripples.sort_by_key(|ripple| std::cmp::Reverse(ripple.started_at));
@@ -58,15 +64,13 @@ pub async fn start(
 ) -> Answer {
     let ask = body.into_inner();
     if started.dry_run {
-        let plan = desk.look(move |control| dry_run(control, &ask)).await??;
+        let mut plan = desk.look(move |control| dry_run(control, &ask)).await??;
+        expect_drains(&desk, &mut plan).await;
         return Ok(HttpResponse::Ok().json(plan));
     }
     let asked_by = asked_by(&request);
     let planned = desk
-        .with(move |control| {
-            unchanged(control, &ask)?;
-            asks::upgrade(control, &ask.program, &ask.to, &ask.options, asked_by)
-        })
+        .with(move |control| asks::upgrade(control, &ask.program, &ask.to, &ask.options, asked_by, ask.plan.as_deref()))
         .await??;
     match planned {
         Planned::Ripple(id) => accepted(&desk, id).await,
@@ -74,15 +78,20 @@ pub async fn start(
     }
 }
 
-/// A ripple that starts from a plan which was shown fails if the cluster has changed since.
-fn unchanged(control: &Control, ask: &UpgradeRequest) -> Result<(), Problem> {
-    let Some(plan) = &ask.plan else { return Ok(()) };
-    let revision = control.leader.mint.revision.to_string();
-    if plan.rsplit_once('-').is_some_and(|(_, planned)| planned == revision) {
-        return Ok(());
+/// How long a plan may wait for servers to tell what their requests take.
+const MEASURE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Says of each step how long its drain may take. What is not told in time is left open.
+async fn expect_drains(desk: &Desk, plan: &mut PlanView) {
+    let message = ToServer::Measure { program: plan.program.clone() };
+    let asked = ask_servers::<Vec<VersionFigures>>(desk, message, None);
+    let Ok(Ok((heard, _))) = actix_rt::time::timeout(MEASURE_WITHIN, asked).await else { return };
+    for step in &mut plan.steps {
+        let told = heard.iter().filter(|(server, _)| *server == step.server).flat_map(|(_, versions)| versions);
+        let mut of_version = told.filter(|told| Some(&told.version) == step.from.as_ref());
+        let slowest = of_version.find_map(|told| told.figures.quantile(990));
+        step.expected_drain_ms = slowest.map(|bucket| floor_micros(bucket.saturating_add(1)).div_ceil(1_000));
     }
-    Err(Problem::new(Code::PreconditionFailed, "the cluster has changed since the plan was made")
-        .hint("look at the new plan: the same command with --plan"))
 }
 
 fn dry_run(control: &Control, ask: &UpgradeRequest) -> Result<PlanView, Problem> {
@@ -93,7 +102,7 @@ fn dry_run(control: &Control, ask: &UpgradeRequest) -> Result<PlanView, Problem>
     match asks::plan_upgrade(control, &ask.program, &ask.to, &ask.options) {
         Ok(plan) => Ok(views::plan(control, &plan, hold_ms, &ask.to)),
         Err(problem) if problem.code == Code::NothingToDo => Ok(PlanView {
-            id: format!("none-{}", control.leader.mint.revision),
+            id: asks::NO_PLAN.to_owned(),
             program: ask.program.clone(),
             kind: RippleKind::Upgrade,
             from: Some(ask.to.clone()),
@@ -102,6 +111,8 @@ fn dry_run(control: &Control, ask: &UpgradeRequest) -> Result<PlanView, Problem>
             steps: Vec::new(),
             skipped: Vec::new(),
             batch: 1,
+            canary: 0,
+            promote: Default::default(),
             min_serving: 0,
             hold_ms,
             drain_timeout_ms: 0,
@@ -114,17 +125,31 @@ fn dry_run(control: &Control, ask: &UpgradeRequest) -> Result<PlanView, Problem>
 
 fn nothing_to_do(program: ProgramName, version: Version) -> RippleView {
     let reason = format!("nothing to do: {program} {version} runs everywhere already");
+    nothing_done(program, RippleKind::Upgrade, RippleState::Upgraded, Some(version), reason)
+}
+
+/// A ripple that had nothing to do, and never was.
+fn nothing_done(
+    program: ProgramName,
+    kind: RippleKind,
+    state: RippleState,
+    to: Option<Version>,
+    reason: String,
+) -> RippleView {
     let now = jiff::Timestamp::now();
     RippleView {
         id: RippleId::new("none").expect("a word is a ripple id"),
         program,
-        kind: RippleKind::Upgrade,
-        from: Some(version.clone()),
-        to: Some(version),
-        state: RippleState::Upgraded,
+        kind,
+        from: to.clone(),
+        to,
+        state,
+        undoes: None,
+        undone_by: None,
         waiting_for: None,
         next: None,
         steps: Vec::new(),
+        events: Vec::new(),
         reason: Some(reason),
         failure: None,
         asked_by: None,
@@ -151,19 +176,38 @@ pub async fn receipt(desk: Data<Desk>, id: Path<String>) -> Answer {
     Ok(HttpResponse::Ok().json(receipt?))
 }
 
-pub async fn act(desk: Data<Desk>, at: Path<(String, String)>) -> Answer {
+async fn undo(desk: &Desk, id: RippleId, asked_by: Option<String>) -> Answer {
+    let undone = id.clone();
+    match desk.with(move |control| asks::undo(control, &undone, asked_by)).await?? {
+        Undo::Ripple(undo) => accepted(desk, undo).await,
+        Undo::Nothing(program, to) => {
+            let reason = format!("nothing to undo: ripple {id} has changed nothing that is not back already");
+            let nothing = nothing_done(program, RippleKind::Undo, RippleState::Undone, to, reason);
+            Ok(HttpResponse::Ok().json(nothing))
+        }
+    }
+}
+
+pub async fn act(desk: Data<Desk>, at: Path<(String, String)>, request: HttpRequest) -> Answer {
     let (id, action) = at.into_inner();
     let id: RippleId = name(&id, Code::UnknownRipple)?;
+    let ripple = id.clone();
     let asked = match action.as_str() {
+        "undo" => return undo(&desk, id, asked_by(&request)).await,
+        "promote" => {
+            let asked_by = asked_by(&request);
+            desk.with(move |control| asks::promote(control, &ripple, asked_by)).await??;
+            return accepted(&desk, id).await;
+        }
         "abort" => Asked::Abort,
         "pause" => Asked::Pause,
         "resume" => Asked::Nothing,
         other => {
             return Err(Problem::new(Code::NotBuiltYet, format!("a ripple cannot be asked to {other}"))
-                .hint("it can abort, pause and resume"));
+                .hint("it can abort, pause, resume, promote and undo"));
         }
     };
-    let ripple = id.clone();
-    desk.with(move |control| asks::ask(control, &ripple, asked)).await??;
+    let asked_by = asked_by(&request);
+    desk.with(move |control| asks::ask(control, &ripple, asked, asked_by)).await??;
     accepted(&desk, id).await
 }

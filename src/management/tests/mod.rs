@@ -72,7 +72,7 @@ impl Bench {
 
     async fn upgrade(&self, to: &str) -> RippleId {
         let to = version(to);
-        let planned = self.with(move |control| asks::upgrade(control, &program(), &to, &options(), None)).await;
+        let planned = self.with(move |control| asks::upgrade(control, &program(), &to, &options(), None, None)).await;
         match planned.unwrap() {
             asks::Planned::Ripple(id) => id,
             asks::Planned::NothingToDo(..) => panic!("nothing to do"),
@@ -195,7 +195,7 @@ async fn a_dead_server_is_waited_for_with_its_reason_and_the_ripple_can_be_abort
     let view = bench.until(&id, |view| view.waiting_for.as_ref().is_some_and(|wait| wait.reason == "preparing")).await;
     assert!(view.waiting_for.unwrap().detail.starts_with("app-1: "));
     let ripple = id.clone();
-    bench.with(move |control| asks::ask(control, &ripple, Asked::Abort)).await.unwrap();
+    bench.with(move |control| asks::ask(control, &ripple, Asked::Abort, None)).await.unwrap();
     assert_eq!(bench.until(&id, |view| view.state.ended()).await.state, RippleState::Aborted);
     for server in &servers {
         assert_eq!(server.placement().release, Some(release("1")));
@@ -257,7 +257,7 @@ async fn a_second_ripple_of_a_program_is_refused_with_the_first_ones_name() {
     servers[0].keep_active(1);
     bench.push("2").await;
     let id = bench.upgrade("2").await;
-    let refused = bench.with(|control| asks::upgrade(control, &program(), &version("1"), &options(), None)).await;
+    let refused = bench.with(|control| asks::upgrade(control, &program(), &version("1"), &options(), None, None)).await;
     let Err(problem) = refused else { panic!("a second one was planned") };
     assert_eq!(problem.code.as_str(), "busy");
     assert!(problem.detail.contains(id.as_str()), "{problem}");
@@ -281,12 +281,14 @@ async fn a_program_cannot_take_anothers_route() {
     bench.push("1").await;
     bench.until(&bench.upgrade("1").await, |view| view.state.ended()).await;
     let thief = push_other(&bench, "thief", "*/shop").await;
-    let refused = bench.with(move |control| asks::upgrade(control, &thief, &version("1"), &options(), None)).await;
+    let refused =
+        bench.with(move |control| asks::upgrade(control, &thief, &version("1"), &options(), None, None)).await;
     let Err(problem) = refused else { panic!("the route was given away") };
     assert_eq!(problem.code.as_str(), "route_taken");
     assert!(problem.detail.contains("shop has the route */shop"), "{problem}");
     let honest = push_other(&bench, "honest", "*/shop/basket").await;
-    let planned = bench.with(move |control| asks::upgrade(control, &honest, &version("1"), &options(), None)).await;
+    let planned =
+        bench.with(move |control| asks::upgrade(control, &honest, &version("1"), &options(), None, None)).await;
     assert!(planned.is_ok(), "a longer prefix is another route");
 }
 

@@ -89,6 +89,9 @@ impl Attempts for Request {
             claim.server().take_back();
             self.worker.shared.wake();
         }
+        if let Some(visit) = &self.visit {
+            visit.answered();
+        }
         // What a program says of its version is not believed.
         let version = match &self.visit {
             Some(visit) => visit.version().map(Version::as_str),

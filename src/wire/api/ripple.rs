@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::words;
 use crate::domain::names::{ProgramName, RippleId, ServerName, Version};
+use crate::domain::program::Promote;
 
 /// Asks for a version of a program to run on all its servers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -34,6 +35,11 @@ pub struct RippleOptions {
     /// Servers at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<u32>,
+    /// So many servers first, then it waits to be promoted; 0: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promote: Option<Promote>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_serving: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,6 +72,11 @@ pub struct PlanView {
     /// Servers at a time.
     #[serde(default = "one")]
     pub batch: u32,
+    /// Of the steps, so many first; then it waits to be promoted.
+    #[serde(default)]
+    pub canary: u32,
+    #[serde(default)]
+    pub promote: Promote,
     pub min_serving: u32,
     pub hold_ms: u64,
     pub drain_timeout_ms: u64,
@@ -83,6 +94,12 @@ pub struct PlannedStep {
     pub server: ServerName,
     pub from: Option<Version>,
     pub to: Version,
+    /// What its drain would wait for, were it to begin now.
+    #[serde(default)]
+    pub active_requests: u64,
+    /// What 99 of 100 requests have taken there until their answers began; none where nothing was counted.
+    #[serde(default)]
+    pub expected_drain_ms: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -158,10 +175,19 @@ pub struct RippleView {
     pub from: Option<Version>,
     pub to: Option<Version>,
     pub state: RippleState,
+    /// Of an undo: the ripple that it undoes.
+    #[serde(default)]
+    pub undoes: Option<RippleId>,
+    /// The latest ripple that undoes this one.
+    #[serde(default)]
+    pub undone_by: Option<RippleId>,
     pub waiting_for: Option<WaitingFor>,
     /// What it does next, and when, as a person reads it.
     pub next: Option<String>,
     pub steps: Vec<StepView>,
+    /// What has happened, oldest first; left out of lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<RippleEvent>,
     /// Why it ended other than upgraded, or why it had nothing to do.
     pub reason: Option<String>,
     /// What the new version's instance said as it failed.
@@ -170,6 +196,15 @@ pub struct RippleView {
     pub asked_by: Option<String>,
     pub started_at: Timestamp,
     pub ended_at: Option<Timestamp>,
+}
+
+/// Something that happened in a ripple.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RippleEvent {
+    pub at: Timestamp,
+    pub server: Option<ServerName>,
+    /// As a person reads it.
+    pub what: String,
 }
 
 /// Why a ripple waits.
@@ -196,6 +231,9 @@ pub struct StepView {
     pub times: StepTimes,
     /// Why it was skipped, undone, or failed.
     pub reason: Option<String>,
+    /// What the new version's answers were found to be like while it soaked, or that there were too few.
+    #[serde(default)]
+    pub judged: Option<String>,
 }
 
 /// How long each phase of a step took; absent: not ended yet. The server is out of service from drain to start.

@@ -14,7 +14,7 @@ pub fn plan() -> Value {
     let steps = SERVERS.map(|server| json!({"server": server, "from": "1.0.0", "to": "2.0.0"}));
     json!({
         "id": "p1", "program": "shop", "kind": "upgrade", "from": "1.0.0", "to": "2.0.0", "revision": 7, "steps": steps,
-        "batch": 1, "min_serving": 2, "hold_ms": 0, "drain_timeout_ms": 30000, "soak_ms": 10000, "force": false,
+        "batch": 1, "canary": 0, "promote": "auto", "min_serving": 2, "hold_ms": 0, "drain_timeout_ms": 30000, "soak_ms": 10000, "force": false,
     })
 }
 

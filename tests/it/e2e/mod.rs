@@ -4,6 +4,7 @@
 mod asks;
 mod bad_input;
 mod bad_versions;
+mod judged;
 mod management;
 mod others;
 mod partition;

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use neap::domain::figures::{Figures, bucket};
 use neap::domain::gate::NotDrained;
 use neap::domain::leader::Leader;
 use neap::domain::names::{
@@ -12,11 +13,12 @@ use neap::domain::names::{
 use neap::domain::placement::{Effect, Event, Here, Millis, Order, Placement, State};
 use neap::domain::ripple::machine::Send;
 use neap::domain::ripple::plan::{self, Ask, NoPlan, Plan};
+use neap::domain::ripple::undo::NoUndo;
 use neap::domain::ripple::{Asked, Ripple};
 use neap::domain::seal::Seal;
-use neap::domain::server_list::{Report, ServerList, Wanted};
+use neap::domain::server_list::{Measured, Report, ServerList, Wanted};
 
-/// Between two looks at the clock.
+/// Between two looks at the clock, unless said otherwise.
 const TICK: Millis = 100;
 /// Decisions on one event until nothing moves.
 const ROUNDS_MAX: usize = 64;
@@ -29,6 +31,10 @@ pub struct Srv {
     pub up: bool,
     pub healthy: bool,
     pub active: u64,
+    /// Answers a second, while it serves.
+    pub rate: u64,
+    /// Answers and errors so far, in thousandths.
+    answered: BTreeMap<Version, (u64, u64)>,
     /// Nothing of it reaches management, nor the other way.
     pub silent: bool,
     /// Versions that do not start here, and why.
@@ -43,10 +49,19 @@ pub struct Driven {
     pub leader: Leader,
     pub servers: BTreeMap<ServerName, Srv>,
     pub now: Millis,
+    /// Between two looks at the clock.
+    pub tick: Millis,
     /// What management would send now.
     pub sends: Vec<Send>,
     pub prepared: bool,
+    behaviours: BTreeMap<Version, Behaviour>,
     ripples: u64,
+}
+
+/// What a version's answers are like: how long they take to begin, and how many of a hundred are errors.
+struct Behaviour {
+    micros: u64,
+    errors: u64,
 }
 
 pub fn program() -> ProgramName {
@@ -70,9 +85,22 @@ impl Srv {
             (placement.state, placement.generation) = (State::Open, Generation(1));
             placement.release = Some(release(version));
         }
-        let (seal, fails, slow) = Default::default();
+        let (seal, fails, slow, answered) = Default::default();
         let healthy = version.is_some();
-        Self { placement, seal, run: 1, up: true, healthy, active: 0, silent: false, fails, slow, starting: None }
+        Self {
+            placement,
+            seal,
+            run: 1,
+            up: true,
+            healthy,
+            active: 0,
+            rate: 10,
+            answered,
+            silent: false,
+            fails,
+            slow,
+            starting: None,
+        }
     }
 
     pub fn serves(&self) -> bool {
@@ -85,6 +113,25 @@ impl Srv {
 
     pub fn report(&self) -> Report {
         Report::of(&self.placement, self.healthy, self.active, 0)
+    }
+
+    /// A tick's answers, of which so many in a hundred are errors.
+    fn answer(&mut self, tick: Millis, behaviours: &BTreeMap<Version, Behaviour>) {
+        if let (true, Some(release)) = (self.serves(), &self.placement.release) {
+            let errors = behaviours.get(&release.version).map_or(0, |behaviour| behaviour.errors);
+            let counts = self.answered.entry(release.version.clone()).or_default();
+            counts.0 += self.rate * tick;
+            counts.1 += self.rate * tick * errors / 100;
+        }
+    }
+
+    fn figures(&self, behaviours: &BTreeMap<Version, Behaviour>) -> BTreeMap<Version, Figures> {
+        let figures = |version: &Version, counts: (u64, u64)| {
+            let micros = behaviours.get(version).map_or(20_000, |behaviour| behaviour.micros);
+            let (answers, errors) = (counts.0 / 1_000, counts.1 / 1_000);
+            Figures { answers, errors, latency: [(bucket(micros), answers)].into() }
+        };
+        self.answered.iter().map(|(version, counts)| (version.clone(), figures(version, *counts))).collect()
     }
 
     fn perform(&mut self, run: &RunId, mut effects: Vec<Effect>) {
@@ -148,10 +195,23 @@ impl Driven {
         let wanted = Wanted { release: version.map(release), servers: servers.keys().cloned().collect() };
         let list = ServerList { programs: BTreeMap::from([(program(), wanted)]), ..ServerList::default() };
         let leader = Leader::new(term(1), Revision(0), list, BTreeMap::new());
-        let mut driven = Self { leader, servers, now: 0, sends: Vec::new(), prepared: true, ripples: 0 };
+        let mut driven = Self {
+            leader,
+            servers,
+            now: 0,
+            tick: TICK,
+            sends: Vec::new(),
+            prepared: true,
+            behaviours: BTreeMap::new(),
+            ripples: 0,
+        };
         driven.settle();
         driven.everyone_obeys();
         driven
+    }
+
+    pub fn behaves(&mut self, version: &str, micros: u64, errors: u64) {
+        self.behaviours.insert(Version::new(version).unwrap(), Behaviour { micros, errors });
     }
 
     /// The newest ripple that a person asked for.
@@ -166,6 +226,14 @@ impl Driven {
         let plan = plan::plan(ask, &self.leader.list)?;
         self.ripples += 1;
         self.leader.start(plan.clone());
+        Ok(plan)
+    }
+
+    /// Asks for a ripple to be undone; its undo is the newest ripple then.
+    pub fn undo(&mut self, id: &RippleId) -> Result<Plan, NoUndo> {
+        let undone = self.leader.ripples[id].clone();
+        let plan = self.leader.undo(self.next_id(), &undone)?;
+        self.ripples += 1;
         Ok(plan)
     }
 
@@ -248,7 +316,7 @@ impl Driven {
                 let report = server.report();
                 self.leader.heard(name, &run, report);
             }
-            Send::Prepare { .. } => {}
+            Send::Prepare { .. } | Send::Measure { .. } => {}
         }
     }
 
@@ -268,8 +336,28 @@ impl Driven {
     pub fn pass(&mut self, time: Duration, mut each: impl FnMut(&mut Self)) {
         let until = self.now + time.as_millis() as Millis;
         while self.now < until {
-            self.now = (self.now + TICK).min(until);
+            let tick = self.tick.min(until - self.now);
+            self.now += tick;
+            self.servers.values_mut().for_each(|server| server.answer(tick, &self.behaviours));
             each(self);
+            self.settle();
+            self.measure();
+        }
+    }
+
+    /// The servers that are asked what their answers were like tell it.
+    fn measure(&mut self) {
+        let mut any = false;
+        for send in &self.sends {
+            let Send::Measure { server, program } = send else { continue };
+            let held = &self.servers[server];
+            if held.up && !held.silent {
+                let measured = Measured { at: self.now, versions: held.figures(&self.behaviours) };
+                self.leader.measured(server, program, measured);
+                any = true;
+            }
+        }
+        if any {
             self.settle();
         }
     }

@@ -6,8 +6,10 @@
 //! |---|---|
 //! | `servers a b … run V`, `servers a b … run nothing` | the cluster; always first |
 //! | `upgrade to V [batch=N] [soak=D] …` | a person asks for it |
-//! | `pause`, `resume`, `abort` | of the newest ripple |
+//! | `pause`, `resume`, `abort`, `promote`, `undo` | of the newest ripple; `undo ID`: of that one |
 //! | `S obeys`, `everyone obeys` | what is on its way to it arrives, and its answers come back |
+//! | `S answers N a second` | while it serves, from now on; 10 at first |
+//! | `version V answers in T with N errors in 100` | 20 ms and none, unless said |
 //! | `S has N active`, `S is healthy`, `S is unhealthy` | |
 //! | `S fails to start V: WHY`, `S is slow to start V`, `S comes up` | how it behaves from now on; it has come up |
 //! | `S crashes`, `S boots`, `S is silent`, `S is heard` | |

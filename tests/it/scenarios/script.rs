@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use neap::domain::duration;
-use neap::domain::names::{ServerName, Version};
+use neap::domain::names::{Release, RippleId, ServerName, Version};
 use neap::domain::placement::{Order, State};
-use neap::domain::program::{LongLived, MinServing, OnDrainTimeout};
+use neap::domain::program::{LongLived, MinServing, OnDrainTimeout, RollbackOn};
 use neap::domain::ripple::machine::Send;
 use neap::domain::ripple::plan::{Ask, Plan, Policy, RippleKind};
 use neap::domain::ripple::{Asked, Ripple, StepPhase};
@@ -59,7 +59,22 @@ fn happen(driven: &mut Driven, event: &str) -> Vec<String> {
         ["pause"] => return ask(driven, Asked::Pause),
         ["resume"] => return ask(driven, Asked::Nothing),
         ["abort"] => return ask(driven, Asked::Abort),
+        ["undo"] => return undo(driven, &driven.id()),
+        ["undo", id] => return undo(driven, &RippleId::new(*id).unwrap()),
+        ["promote"] => {
+            let id = driven.id();
+            let promoted = driven.leader.promote(&id);
+            return if promoted {
+                Vec::new()
+            } else {
+                vec!["refused: there are no canaries, or it has ended".to_owned()]
+            };
+        }
         ["after", time] => driven.pass(duration::parse(time).unwrap(), |_| {}),
+        ["version", version, "answers", "in", time, "with", errors, "errors", "in", "100"] => {
+            let micros = duration::parse(time).unwrap().as_micros() as u64;
+            driven.behaves(version, micros, errors.parse().unwrap());
+        }
         ["management", "restarts"] => driven.restart(),
         ["releases", "wait"] => driven.prepared = false,
         ["releases", "are", "prepared"] => driven.prepared = true,
@@ -79,6 +94,7 @@ fn on_server(driven: &mut Driven, name: &ServerName, does: &[&str], event: &str)
     match does {
         ["obeys"] => driven.obeys(name),
         ["has", count, "active"] => server.active = count.parse().unwrap(),
+        ["answers", count, "a", "second"] => server.rate = count.parse().unwrap(),
         ["is", "healthy"] => server.healthy = true,
         ["is", "unhealthy"] => server.healthy = false,
         ["is", "silent"] => server.silent = true,
@@ -101,17 +117,21 @@ fn ask(driven: &mut Driven, asked: Asked) -> Vec<String> {
     if driven.ask(asked) { Vec::new() } else { vec!["refused: the ripple has ended".to_owned()] }
 }
 
-fn upgrade(driven: &mut Driven, version: &str, options: &[&str]) -> Vec<String> {
-    let mut ask = Ask {
+/// What somebody asks for who says nothing more.
+pub fn asked(driven: &Driven, to: Option<Release>) -> Ask {
+    Ask {
         id: driven.next_id(),
         kind: RippleKind::Upgrade,
         program: program(),
-        to: Some(release(version)),
+        to,
         servers: driven.servers.keys().cloned().collect(),
         min_serving: MinServing::Auto,
         holds: false,
         policy: Policy {
             batch: 1,
+            canary: 0,
+            promote: Default::default(),
+            rollback_on: None,
             min_serving: 0,
             drain_timeout: Duration::from_secs(30),
             on_drain_timeout: OnDrainTimeout::Abort,
@@ -119,7 +139,11 @@ fn upgrade(driven: &mut Driven, version: &str, options: &[&str]) -> Vec<String> 
             soak: Duration::ZERO,
             unhealthy_limit: Duration::from_secs(60),
         },
-    };
+    }
+}
+
+fn upgrade(driven: &mut Driven, version: &str, options: &[&str]) -> Vec<String> {
+    let mut ask = asked(driven, Some(release(version)));
     for option in options {
         set(&mut ask, option);
     }
@@ -129,10 +153,20 @@ fn upgrade(driven: &mut Driven, version: &str, options: &[&str]) -> Vec<String> 
     }
 }
 
+fn undo(driven: &mut Driven, id: &RippleId) -> Vec<String> {
+    match driven.undo(id) {
+        Ok(plan) => planned(&plan),
+        Err(why) => vec![format!("refused: {why}")],
+    }
+}
+
 fn set(ask: &mut Ask, option: &str) {
     let (key, value) = option.split_once('=').unwrap_or((option, ""));
     match key {
         "batch" => ask.policy.batch = value.parse().unwrap(),
+        "canary" => ask.policy.canary = value.parse().unwrap(),
+        "judge" => ask.policy.rollback_on = Some(RollbackOn::default()),
+        "promote" => ask.policy.promote = value.parse().unwrap(),
         "min_serving" => ask.min_serving = MinServing::AtLeast(value.parse().unwrap()),
         "hold" => ask.holds = true,
         "soak" => ask.policy.soak = duration::parse(value).unwrap(),
@@ -162,6 +196,7 @@ struct Teller {
     sends: Vec<String>,
     steps: Vec<String>,
     wait: Option<String>,
+    verdicts: Vec<String>,
     ends: Vec<String>,
     serving: String,
 }
@@ -169,12 +204,15 @@ struct Teller {
 impl Teller {
     fn news(&mut self, driven: &Driven) -> Vec<String> {
         let mut lines = Vec::new();
-        let sends: Vec<String> = driven.sends.iter().map(sent).collect();
+        let sends: Vec<String> = driven.sends.iter().map(sent).filter(|send| !send.is_empty()).collect();
         lines.extend(sends.iter().filter(|send| !self.sends.contains(send)).cloned());
         self.sends = sends;
         let steps: Vec<String> = driven.leader.ripples.values().flat_map(steps).collect();
         lines.extend(steps.iter().filter(|step| !self.steps.contains(step)).cloned());
         self.steps = steps;
+        let verdicts: Vec<String> = driven.leader.ripples.values().flat_map(verdicts).collect();
+        lines.extend(verdicts.iter().filter(|verdict| !self.verdicts.contains(verdict)).cloned());
+        self.verdicts = verdicts;
         let waits = driven.leader.ripples.values().find_map(|ripple| ripple.wait.as_ref());
         let wait = waits.map(|wait| {
             let at = wait.server.as_ref().map(|server| format!("{server}: ")).unwrap_or_default();
@@ -212,6 +250,8 @@ fn sent(send: &Send) -> String {
     match send {
         Send::Seal { server, .. } => format!("{server} ← seal"),
         Send::Prepare { server, release, .. } => format!("{server} ← prepare {}", release.version),
+        // Asked again and again while a step soaks.
+        Send::Measure { .. } => String::new(),
         Send::Command { server, command, .. } => {
             let order = match &command.order {
                 Order::Quiesce { .. } => "quiesce".to_owned(),
@@ -243,6 +283,11 @@ fn steps(ripple: &Ripple) -> Vec<String> {
             Some(format!("{} {}: {phase}", ripple.plan.id, planned.server))
         })
         .collect()
+}
+
+fn verdicts(ripple: &Ripple) -> Vec<String> {
+    let verdicts = ripple.verdicts.iter();
+    verdicts.map(|(server, verdict)| format!("{} {server}: {verdict}", ripple.plan.id)).collect()
 }
 
 fn end(ripple: &Ripple) -> Option<String> {

@@ -12,13 +12,15 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// Asks, and reads to the end of the connection. Answers with a length or chunked; bodies are for what is small.
+/// Asks, and reads to the end of the connection. A body that begins as a JSON object says that it is one. Answers with a length or chunked; bodies are for what is small.
 pub fn ask(address: SocketAddr, head: &str, body: &[u8], timeout: Duration) -> Result<Answer, String> {
     let told = |error: std::io::Error| format!("{address}: {error}");
     let mut stream = TcpStream::connect_timeout(&address, timeout).map_err(told)?;
     stream.set_read_timeout(Some(timeout)).map_err(told)?;
+    let kind = if body.starts_with(b"{") { "Content-Type: application/json\r\n" } else { "" };
+    let length = body.len();
     let head =
-        format!("{head} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+        format!("{head} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{kind}Content-Length: {length}\r\n\r\n");
     stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)).map_err(told)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).map_err(told)?;

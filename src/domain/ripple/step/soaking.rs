@@ -1,0 +1,141 @@
+//! Owns a step's soak: how long the new version is watched, and by what it is judged. Must not know how judging works
+//! (`judge.rs`), nor how time is counted (`soak.rs`).
+
+use super::{Move, Moved};
+use crate::domain::figures::Figures;
+use crate::domain::names::ServerName;
+use crate::domain::placement::{Millis, State};
+use crate::domain::program::RollbackOn;
+use crate::domain::ripple::judge::{self, Verdict};
+use crate::domain::ripple::machine::Send;
+use crate::domain::ripple::plan::RippleKind;
+use crate::domain::ripple::soak::{Soak, WITHOUT_TRAFFIC, look_every};
+use crate::domain::ripple::wait::{Reason, Wait};
+use crate::domain::ripple::{Asked, StepPhase};
+use crate::domain::server_list::{Measured, Report};
+
+impl Move<'_> {
+    pub(super) fn soaking(&mut self, report: &Report, mut soak: Soak) -> Moved {
+        let since = *soak.since.get_or_insert(self.now);
+        soak.enough |= self.ripple.asked == Asked::Abort;
+        self.look(&mut soak);
+        let verdict = self.judge(&mut soak);
+        self.set(StepPhase::Soaking { soak: soak.clone() });
+        if report.state == State::Failed {
+            let reason = report.failure.clone().unwrap_or_else(|| "the new version failed".to_owned());
+            return self.give_up(reason);
+        }
+        if let Some(bad) = verdict.as_ref().filter(|verdict| verdict.is_bad()) {
+            let reason = bad.to_string();
+            self.note(verdict);
+            return self.give_up(reason);
+        }
+        let policy = &self.ripple.plan.policy;
+        let wanted = policy.soak.as_millis() as Millis;
+        let limit = since + wanted.saturating_mul(WITHOUT_TRAFFIC) + policy.unhealthy_limit.as_millis() as Millis;
+        let serves = self.list.serves(&self.ripple.plan.program, &self.server());
+        let (reason, until) = match (soak.wait(wanted, self.now), serves) {
+            (None, true) => {
+                self.note(verdict.or_else(|| self.not_judged(wanted)));
+                return self.done();
+            }
+            (None, false) if self.now >= limit => {
+                return self.give_up("the new version did not stay healthy through its soak".to_owned());
+            }
+            (None, false) => (Reason::Unhealthy, limit),
+            (Some(soaks), _) => soaks,
+        };
+        Moved::Waits(Wait { server: Some(self.server()), reason, until: Some(until) }, self.measure(wanted))
+    }
+
+    /// The new version is no good: nothing more is begun, and, where it is judged at all, the ripple undoes itself.
+    fn give_up(&mut self, reason: String) -> Moved {
+        if self.limits().is_some() {
+            self.ripple.undoes_itself = true;
+            self.ripple.asked = Asked::Abort;
+        }
+        self.fail(reason)
+    }
+
+    fn note(&mut self, verdict: Option<Verdict>) {
+        if let Some(verdict) = verdict {
+            self.ripple.verdicts.insert(self.server(), verdict);
+        }
+    }
+
+    /// A soak in which nothing was heard of any answer.
+    fn not_judged(&self, wanted: Millis) -> Option<Verdict> {
+        let limits = self.limits().filter(|_| wanted > 0)?;
+        Some(Verdict::TooFew { new: 0, old: 0, wanted: u64::from(limits.min_requests) })
+    }
+
+    fn limits(&self) -> Option<RollbackOn> {
+        self.ripple.plan.policy.rollback_on.filter(|_| self.ripple.plan.kind == RippleKind::Upgrade)
+    }
+
+    /// What a server had counted when it was last asked, if that was within this soak.
+    fn measured(&self, server: &ServerName, since: Millis) -> Option<&Measured> {
+        let cell = self.list.cell(&self.ripple.plan.program, server)?;
+        cell.measured.as_ref().filter(|measured| measured.at >= since)
+    }
+
+    /// How many answers the new version has given by now, as far as is known.
+    fn look(&self, soak: &mut Soak) {
+        let (Some(since), Some(to)) = (soak.since, self.target()) else { return };
+        if let Some(measured) = self.measured(&self.server(), since) {
+            let answers = measured.versions.get(&to.version).map_or(0, |figures| figures.answers);
+            soak.look(measured.at, answers);
+        }
+    }
+
+    /// The new version's figures since the soak began, against the old one's of the same time on the servers that are
+    /// not upgraded yet; where there are too few of those, against what this server itself had counted of the old one.
+    fn judge(&self, soak: &mut Soak) -> Option<Verdict> {
+        let (limits, since) = (self.limits()?, soak.since?);
+        let server = self.server();
+        let planned = &self.ripple.plan.steps[self.index];
+        let (to, from) = (self.target()?.version.clone(), planned.from.as_ref()?.version.clone());
+        if to == from {
+            return None;
+        }
+        let here = self.measured(&server, since)?;
+        let of = |measured: &Measured, version| measured.versions.get(version).cloned().unwrap_or_default();
+        let new = soak.since_begun(&server, of(here, &to));
+        let mut old = Figures::default();
+        for other in self.others() {
+            if let Some(measured) = self.measured(&other, since) {
+                old.add(&soak.since_begun(&other, of(measured, &from)));
+            }
+        }
+        if old.answers < u64::from(limits.min_requests) {
+            old = of(here, &from);
+        }
+        Some(judge::judge(&limits, &new, &old))
+    }
+
+    /// The servers whose steps have not begun, and that serve what they had.
+    fn others(&self) -> Vec<ServerName> {
+        let plan = &self.ripple.plan;
+        let steps = self.ripple.steps.iter().zip(&plan.steps);
+        let from = &plan.steps[self.index].from;
+        let others = steps.filter(|(step, planned)| {
+            **step == StepPhase::Pending && planned.from == *from && self.list.serves(&plan.program, &planned.server)
+        });
+        others.map(|(_, planned)| planned.server.clone()).collect()
+    }
+
+    /// Asks for counters, where the last answer is too old to go by.
+    fn measure(&self, wanted: Millis) -> Vec<Send> {
+        if wanted == 0 {
+            return Vec::new();
+        }
+        let program = &self.ripple.plan.program;
+        let due = |server: &ServerName| {
+            let last = self.list.cell(program, server).and_then(|cell| cell.measured.as_ref());
+            last.is_none_or(|measured| measured.at + look_every(wanted) <= self.now)
+        };
+        let others = if self.limits().is_some() { self.others() } else { Vec::new() };
+        let asked = others.into_iter().chain([self.server()]).filter(due);
+        asked.map(|server| Send::Measure { server, program: program.clone() }).collect()
+    }
+}
