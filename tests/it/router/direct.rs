@@ -150,6 +150,8 @@ impl Visit for LocalVisit {
         self.say("withdrawn".into());
     }
 
+    fn answered(&self) {}
+
     fn version(&self) -> Option<&Version> {
         Some(&self.version)
     }
