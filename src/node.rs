@@ -176,6 +176,7 @@ fn router_config(config: &Config, identity: &Identity, client: &Client, secret: 
             proxy: proxy::Limits {
                 head_bytes: limits.head_size as usize,
                 head_timeout: limits.head_timeout,
+                body_idle: limits.body_timeout,
                 idle_timeout: Some(limits.client_idle),
                 write_idle: limits.write_timeout,
                 connect_timeout: limits.connect_timeout,
@@ -226,6 +227,7 @@ fn app_server_settings(config: &Config) -> Result<app_server::Settings, NodeErro
         proxy: proxy::Limits {
             head_bytes: limits.head_size as usize,
             head_timeout: limits.head_timeout,
+            body_idle: limits.body_timeout,
             write_idle: limits.write_timeout,
             connect_timeout: limits.connect_timeout,
             connections: limits.connections.div_ceil(config.node.workers),

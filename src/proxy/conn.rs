@@ -15,6 +15,7 @@ use super::exchange::{self, Fate, Meta};
 use super::handler::{Attempts, Begin, Handler, Peer};
 use super::head;
 use super::inbound::{Client, Inbound, NoBytes, Outbound};
+use super::seats::Seat;
 use super::serve::Worker;
 use super::stream::Stream;
 use super::timer::Timer;
@@ -23,18 +24,19 @@ use super::writer::HeadWriter;
 
 /// Serves one client's connection to its end.
 pub(super) async fn run<H: Handler>(stream: Stream, peer: Peer, handler: Rc<H>, worker: Rc<Worker>) {
-    let _seat = poll_fn(|cx| Poll::Ready(worker.seat(cx.waker().clone()))).await;
+    let ticket = poll_fn(|cx| Poll::Ready(worker.seat(cx.waker().clone()))).await;
     let (mut stream, speaks) = match stream {
         Stream::Plain(_) => (stream, Speaks::AsIsMeant),
         // On the heap, so that plain connections do not pay for it.
-        Stream::Tls(tls) => match Box::pin(secure(tls, &worker)).await {
+        Stream::Tls(tls) => match Box::pin(secure(tls, &worker, &ticket.seat)).await {
             Some(opened) => opened,
             None => return,
         },
     };
     let (reader, writer) = stream.split();
     let outbound = Outbound::new(writer, worker.limits.write_idle);
-    let mut client = Client { inbound: Inbound::new(reader), outbound, upstream_timer: Timer::default() };
+    let inbound = Inbound::new(reader, Rc::clone(&ticket.seat));
+    let mut client = Client { inbound, outbound, upstream_timer: Timer::default() };
     let fate = match speaks {
         Speaks::AsIsMeant => requests(&mut client, peer, &*handler, &worker).await,
         Speaks::PlainToTls => Some(turn_away(&mut client, &plain_to_tls()).await),
@@ -58,15 +60,16 @@ enum Speaks {
 }
 
 /// Makes a connection ready for requests; `None`: it came to nothing.
-async fn secure(mut tls: Box<TlsStream>, worker: &Worker) -> Option<(Stream, Speaks)> {
+async fn secure(mut tls: Box<TlsStream>, worker: &Worker, seat: &Seat) -> Option<(Stream, Speaks)> {
     let mut timer = Timer::default();
     timer.arm(worker.limits.handshake_timeout);
+    seat.waits_for_rest();
     let opened = poll_fn(|cx| {
         if let Poll::Ready(opened) = tls.poll_handshake(cx) {
             return Poll::Ready(opened);
         }
         // Nothing was asked for yet.
-        if worker.is_draining() {
+        if worker.is_draining() || seat.gives_way() {
             return Poll::Ready(Err(io::ErrorKind::Interrupted.into()));
         }
         timer.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
@@ -124,8 +127,10 @@ async fn wait_for_request(inbound: &mut Inbound<'_>, worker: &Worker) -> Option<
             inbound.input.consume(2);
         }
         if !matches!(inbound.input.filled(), [] | [b'\r']) {
+            inbound.seat.is_busy();
             return Some(());
         }
+        inbound.seat.waits_for_request();
         match inbound.fill(|| !ending && worker.is_draining()).await {
             Ok(()) => {}
             // Without an idle timeout the other side closes, and its next request may already be on the way. Once the
@@ -158,6 +163,7 @@ async fn read_head<H: Handler>(
         {
             match open(inbound.input.filled(), peer, handler, worker, out) {
                 Ok(Some((length, opened))) => {
+                    inbound.seat.is_busy();
                     inbound.input.consume(length);
                     return Some(Ok(opened));
                 }
@@ -167,6 +173,7 @@ async fn read_head<H: Handler>(
         }
         if std::mem::take(&mut first) {
             inbound.expect_within(Some(worker.limits.head_timeout));
+            inbound.seat.waits_for_rest();
         }
         match inbound.fill(|| false).await {
             Ok(()) => {}

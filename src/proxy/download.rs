@@ -17,6 +17,9 @@ use super::upload::Progress;
 /// A piece of body up to this size is copied behind the head, to leave in one write with it.
 const COPIED_BYTES: usize = 16 * 1024;
 
+/// A body beyond this is not to fill the kernel's buffers where its client is slow.
+pub(super) const LARGE_BYTES: u64 = 128 * 1024;
+
 /// Why no head came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoHead {
@@ -112,6 +115,9 @@ pub(super) async fn body(
         out.clear();
         if decoder.is_done() {
             return Relayed::Whole;
+        }
+        if sent.get() > LARGE_BYTES {
+            outbound.keep_little_unsent();
         }
         match poll_fn(|cx| poll_fill(reader, input, cx)).await {
             Ok(1..) => {}

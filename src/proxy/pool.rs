@@ -14,6 +14,8 @@ use super::limits::Limits;
 /// A connection used this recently is checked by what is already known of it, without a system call; where being wrong
 /// costs no more than a repeat.
 const SURELY_ALIVE: Duration = Duration::from_millis(10);
+/// What a connection is taken to stand while idle, until longer or shorter was seen.
+const STANDS_AT_FIRST: Duration = Duration::from_millis(100);
 
 struct Idle {
     stream: TcpStream,
@@ -30,8 +32,41 @@ pub(super) struct Pool {
 
 #[derive(Default)]
 struct Connections {
-    by_key: HashMap<u64, Vec<Idle>>,
+    by_key: HashMap<u64, Kept>,
     count: usize,
+}
+
+/// The idle connections of one identity.
+struct Kept {
+    idle: Vec<Idle>,
+    /// The longest that one was seen to stand while idle; the shortest, once one was found closed sooner.
+    stood: Duration,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { idle: Vec::new(), stood: STANDS_AT_FIRST }
+    }
+}
+
+impl Kept {
+    /// Learns from a connection looked at: who closes idle connections does so after a time of its own, which nobody
+    /// tells.
+    fn learn(&mut self, age: Duration, stands: bool) {
+        self.stood = if stands { self.stood.max(age) } else { self.stood.min(age) };
+    }
+}
+
+/// What a connection is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// A request that can be sent again.
+    Repeatable,
+    /// One that cannot, to who never closes an idle connection.
+    OnceToServer,
+    /// One that cannot, to who may close an idle connection at any time of its choice: only on one that was idle for at
+    /// most half of what connections were seen to stand.
+    Once,
 }
 
 impl Pool {
@@ -41,34 +76,41 @@ impl Pool {
     }
 
     /// Takes the last used connection to `key` that has been idle for at most `max_idle` and still stands.
-    pub fn take(&self, key: u64, max_idle: Duration, repeatable: bool) -> Option<TcpStream> {
+    pub fn take(&self, key: u64, max_idle: Duration, wanted: Use) -> Option<TcpStream> {
         let mut idle = self.idle.borrow_mut();
         let Connections { by_key, count } = &mut *idle;
-        let connections = by_key.get_mut(&key)?;
+        let kept = by_key.get_mut(&key)?;
         let now = Instant::now();
-        while let Some(last) = connections.last() {
+        while let Some(last) = kept.idle.last() {
             let age = now.saturating_duration_since(last.since);
-            if age > max_idle {
+            if age > max_idle || (wanted == Use::Once && age > kept.stood / 2) {
                 return None;
             }
-            let stream = connections.pop()?.stream;
+            let stream = kept.idle.pop()?.stream;
             *count -= 1;
-            if is_quiet(&stream, !repeatable || age > SURELY_ALIVE) {
+            let ask_kernel = wanted != Use::Repeatable || age > SURELY_ALIVE;
+            let stands = is_quiet(&stream, ask_kernel);
+            if ask_kernel {
+                kept.learn(age, stands);
+            }
+            if stands {
                 return Some(stream);
             }
+            tracing::debug!(?age, "an idle connection had been closed from the other side");
         }
         None
     }
 
-    /// Keeps a connection that is between two requests, if there is room.
-    pub fn put(&self, key: u64, stream: TcpStream) {
+    /// Keeps a connection that is between two requests, if there is room. `since`: when the other side may have begun
+    /// to count it as idle.
+    pub fn put(&self, key: u64, stream: TcpStream, since: Instant) {
         let mut idle = self.idle.borrow_mut();
         if idle.count >= self.total {
             return;
         }
-        let connections = idle.by_key.entry(key).or_default();
-        if connections.len() < self.per_key {
-            connections.push(Idle { stream, since: Instant::now() });
+        let kept = idle.by_key.entry(key).or_default();
+        if kept.idle.len() < self.per_key {
+            kept.idle.push(Idle { stream, since });
             idle.count += 1;
         }
     }
@@ -78,13 +120,18 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         let Connections { by_key, count } = &mut *idle;
         let now = Instant::now();
-        by_key.retain(|_, connections| {
-            let before = connections.len();
-            connections.retain(|one| {
-                now.saturating_duration_since(one.since) <= self.pool_idle && is_quiet(&one.stream, true)
+        by_key.retain(|_, kept| {
+            let before = kept.idle.len();
+            let mut idle = std::mem::take(&mut kept.idle);
+            idle.retain(|one| {
+                let age = now.saturating_duration_since(one.since);
+                let stands = is_quiet(&one.stream, true);
+                kept.learn(age, stands);
+                stands && age <= self.pool_idle
             });
-            *count -= before - connections.len();
-            !connections.is_empty()
+            *count -= before - idle.len();
+            kept.idle = idle;
+            !kept.idle.is_empty()
         });
     }
 }
@@ -109,11 +156,55 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let pool = Pool::new(&Limits { pool_idle: Duration::ZERO, pool_total: 1, ..Limits::default() });
         for _ in 0..2 {
-            pool.put(7, TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+            pool.put(7, TcpStream::connect(listener.local_addr().unwrap()).await.unwrap(), Instant::now());
         }
         assert_eq!(pool.idle.borrow().count, 1, "no more than the bound");
         pool.sweep();
         assert!(pool.idle.borrow().by_key.is_empty() && pool.idle.borrow().count == 0);
         assert_eq!(listener.accept().unwrap().0.read(&mut [0]).unwrap(), 0);
+    }
+
+    /// A pool with one connection, idle for so long, and its other end.
+    async fn with_idle(age: Duration) -> (Pool, std::net::TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let pool = Pool::new(&Limits::default());
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        pool.put(7, stream, Instant::now() - age);
+        (pool, listener.accept().unwrap().0)
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn what_cannot_be_repeated_goes_only_where_twice_the_idle_time_was_seen_to_stand() {
+        let age = Duration::from_millis(400);
+        let (pool, _other) = with_idle(age).await;
+        assert!(pool.take(7, LONG, Use::Once).is_none(), "nothing has been seen");
+        let stream = pool.take(7, LONG, Use::Repeatable).unwrap();
+        pool.put(7, stream, Instant::now() - age / 4);
+        let stream = pool.take(7, LONG, Use::Once).expect("twice its time has been seen");
+        pool.put(7, stream, Instant::now() - age);
+        assert!(pool.take(7, LONG, Use::Once).is_none(), "only so long has been seen");
+        assert!(pool.take(7, LONG, Use::OnceToServer).is_some(), "a server closes none");
+    }
+
+    #[tokio::test]
+    async fn a_sweep_sees_how_long_connections_stand() {
+        let (pool, _other) = with_idle(Duration::from_secs(1)).await;
+        pool.sweep();
+        pool.put(7, pool.take(7, LONG, Use::OnceToServer).unwrap(), Instant::now() - Duration::from_millis(400));
+        assert!(pool.take(7, LONG, Use::Once).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_connection_found_closed_shortens_what_is_believed() {
+        let (pool, other) = with_idle(Duration::from_millis(60)).await;
+        drop(other);
+        assert!(pool.take(7, LONG, Use::Repeatable).is_none());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        pool.put(7, stream, Instant::now() - Duration::from_millis(45));
+        assert!(pool.take(7, LONG, Use::Once).is_none());
+        assert!(pool.take(7, LONG, Use::Repeatable).is_some());
     }
 }

@@ -1,6 +1,6 @@
 //! Owns a worker: its accept loop, what its connections share, and their orderly end. Must not know what they carry.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -12,18 +12,21 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 
 use super::buffer::BUFFER_BYTES;
 use super::conn;
 use super::handler::{Handler, Peer};
 use super::limits::Limits;
 use super::pool::Pool;
+use super::seats::{Seats, Ticket};
 use super::stream::Stream;
 use super::tls::TlsStream;
 
 /// Between two looks at the idle upstream connections.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// Between two tries to make room for those who wait to be connected.
+const ROOM_EVERY: Duration = Duration::from_millis(50);
 /// After an accept that failed, mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -65,15 +68,14 @@ pub(super) struct Worker {
     pub limits: Limits,
     pub pool: Pool,
     draining: Cell<bool>,
-    seats: RefCell<Vec<Option<Waker>>>,
-    free: RefCell<Vec<usize>>,
+    seats: Rc<Seats>,
 }
 
 impl Worker {
     fn new(mut limits: Limits) -> Self {
         limits.head_bytes = limits.head_bytes.min(BUFFER_BYTES);
         let pool = Pool::new(&limits);
-        Self { limits, pool, draining: Cell::new(false), seats: RefCell::default(), free: RefCell::default() }
+        Self { limits, pool, draining: Cell::new(false), seats: Rc::default() }
     }
 
     /// Whether connections are to end after what they are at.
@@ -81,34 +83,20 @@ impl Worker {
         self.draining.get()
     }
 
-    /// Lists a connection's task, to be woken when the worker drains.
-    pub fn seat(self: &Rc<Self>, waker: Waker) -> Seat {
-        let number = self.free.borrow_mut().pop();
-        let mut seats = self.seats.borrow_mut();
-        let number = number.unwrap_or_else(|| {
-            seats.push(None);
-            seats.len() - 1
-        });
-        seats[number] = Some(waker);
-        Seat { worker: Rc::clone(self), number }
+    /// Lists a connection's task, to be woken when the worker drains or needs room.
+    pub fn seat(&self, waker: Waker) -> Ticket {
+        self.seats.take(waker, &self.limits.crowd)
     }
 
     fn drain(&self) {
         self.draining.set(true);
-        self.seats.borrow().iter().flatten().for_each(Waker::wake_by_ref);
+        self.seats.wake_all();
     }
-}
 
-/// A connection's place in the worker's list, given back by drop.
-pub(super) struct Seat {
-    worker: Rc<Worker>,
-    number: usize,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.worker.seats.borrow_mut()[self.number] = None;
-        self.worker.free.borrow_mut().push(self.number);
+    /// All seats are taken, and others wait. Where only the other side may close idle connections, they go on waiting.
+    fn make_room(&self) {
+        let patience = if self.limits.idle_timeout.is_some() { self.limits.reuse_idle } else { Duration::MAX };
+        self.seats.make_room(patience, &self.limits.crowd);
     }
 }
 
@@ -139,11 +127,21 @@ pub async fn serve<H: Handler>(doors: Vec<Door>, handler: Rc<H>, limits: Limits,
     let worker = Rc::new(Worker::new(limits));
     let mut sweep = tokio::time::interval(SWEEP_EVERY);
     loop {
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+            tokio::select! {
+                () = shutdown.wait() => break,
+                _ = sweep.tick() => worker.pool.sweep(),
+                // Given back at once, for the loop to take.
+                _ = room.acquire() => {}
+                () = tokio::time::sleep(ROOM_EVERY) => worker.make_room(),
+            }
+            continue;
+        };
         tokio::select! {
             () = shutdown.wait() => break,
             _ = sweep.tick() => worker.pool.sweep(),
-            accepted = doors.accept(&room) => match accepted {
-                Ok((stream, peer, permit)) => {
+            accepted = doors.accept() => match accepted {
+                Ok((stream, peer)) => {
                     let connection = conn::run(stream, peer, Rc::clone(&handler), Rc::clone(&worker));
                     tokio::task::spawn_local(async move {
                         let _permit = permit;
@@ -183,15 +181,14 @@ struct Doors {
 }
 
 impl Doors {
-    async fn accept(&self, room: &Arc<Semaphore>) -> io::Result<(Stream, Peer, OwnedSemaphorePermit)> {
-        let permit = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
+    async fn accept(&self) -> io::Result<(Stream, Peer)> {
         let (tls, (tcp, addr)) = poll_fn(|cx| self.poll_accept(cx)).await?;
         tcp.set_nodelay(true)?;
         let stream = match tls {
             Some(config) => Stream::Tls(Box::new(TlsStream::new(tcp, config)?)),
             None => Stream::Plain(tcp),
         };
-        Ok((stream, Peer { addr, secure: tls.is_some() }, permit))
+        Ok((stream, Peer { addr, secure: tls.is_some() }))
     }
 
     #[expect(clippy::type_complexity, reason = "named by its parts, used once")]

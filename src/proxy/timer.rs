@@ -15,6 +15,13 @@ pub(super) struct Timer {
 }
 
 impl Timer {
+    /// A timer that is armed.
+    pub fn set(after: Duration) -> Self {
+        let mut timer = Self::default();
+        timer.arm(after);
+        timer
+    }
+
     pub fn arm(&mut self, after: Duration) {
         let deadline = Instant::now() + after;
         match &mut self.sleep {

@@ -26,6 +26,7 @@ fn shared() -> Arc<Shared> {
         expose_version: false,
         held_requests: 1,
         unreachable_wait: Duration::from_secs(1),
+        crowd: Arc::default(),
     };
     Shared::new(rules, 1)
 }

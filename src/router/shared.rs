@@ -18,6 +18,7 @@ use super::snapshot::{Server, Snapshot};
 use crate::domain::placement::Millis;
 use crate::link::identity::Identity;
 use crate::link::secret::Secret;
+use crate::proxy::Crowd;
 
 /// Tells whose `X-Forwarded-*` are believed.
 pub type Trusted = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
@@ -31,6 +32,8 @@ pub struct Rules {
     pub expose_version: bool,
     pub held_requests: usize,
     pub unreachable_wait: Duration,
+    /// The clients that are connected.
+    pub crowd: Arc<Crowd>,
 }
 
 pub struct Shared {
