@@ -4,8 +4,12 @@
 mod asks;
 mod bad_input;
 mod bad_versions;
+mod clients;
+mod idle_close;
+mod long_lived;
 mod management;
 mod others;
 mod partition;
 mod servers;
+mod soak;
 mod upgrades;
