@@ -135,9 +135,9 @@ async fn drive<R: Attempts>(x: &mut Exchange<'_, '_, R>, target: &Target, mut st
         driven => {
             match left {
                 // The other side may have been done since the client first had to be waited for.
-                Left::Reusable => {
+                Left::Reusable { keeps_for } => {
                     let since = x.client.outbound.stalled.unwrap_or_else(Instant::now);
-                    x.worker.pool.put(target.key, stream, since);
+                    x.worker.pool.put(target.key, stream, since, keeps_for);
                 }
                 Left::Unfinished => abandon(&stream),
                 Left::Spent => {}

@@ -4,6 +4,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
@@ -29,7 +30,10 @@ const INTERIM_RESPONSES: u32 = 1000;
 /// What a connection is good for after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Left {
-    Reusable,
+    /// `keeps_for`: how long the upstream keeps it idle, where it says so.
+    Reusable {
+        keeps_for: Option<Duration>,
+    },
     Spent,
     /// Some of the request was not taken.
     Unfinished,
@@ -56,12 +60,16 @@ pub(super) async fn run<R: Attempts>(
     let timer = &mut client.upstream_timer;
     let (input, out) = (Input::default(), Output::lease());
     let mut talk = Talk { meta, target, awaits, worker, outbound, live, continued, progress: &progress, input, out };
+    let mut keeps_for = None;
     let (driven, reusable) = match talk.hear(&mut reader, upload.as_mut(), timer).await {
         Heard::Over(driven, reusable) => (driven, reusable),
-        Heard::Final(relay) => talk.relay(&mut reader, upload.as_mut(), &relay).await,
+        Heard::Final(relay) => {
+            keeps_for = relay.keeps_for;
+            talk.relay(&mut reader, upload.as_mut(), &relay).await
+        }
     };
     let left = match (reusable, progress.done.get()) {
-        (true, _) => Left::Reusable,
+        (true, _) => Left::Reusable { keeps_for },
         (false, true) => Left::Spent,
         (false, false) => Left::Unfinished,
     };
@@ -113,6 +121,7 @@ struct Relay {
     framing: Framing,
     chunked: bool,
     keep_alive: bool,
+    keeps_for: Option<Duration>,
     fate: Fate,
     /// The client's fate when the body breaks off.
     broken: Fate,
@@ -317,6 +326,7 @@ fn frame(head: &ResponseHead<'_>, meta: &Meta, closing: bool, out: &mut Vec<u8>)
         framing: head.body,
         chunked,
         keep_alive: head.keep_alive,
+        keeps_for: head.keeps_for,
         fate,
         broken,
         long_lived: false,

@@ -14,8 +14,11 @@ use super::limits::Limits;
 /// A connection used this recently is checked by what is already known of it, without a system call; where being wrong
 /// costs no more than a repeat.
 const SURELY_ALIVE: Duration = Duration::from_millis(10);
-/// What a connection is taken to stand while idle, until longer or shorter was seen.
-const STANDS_AT_FIRST: Duration = Duration::from_millis(100);
+/// What a connection is taken to stand while idle, until longer or shorter was seen: nobody is known to close sooner
+/// without saying so.
+const STANDS_AT_FIRST: Duration = Duration::from_secs(1);
+/// Left of that time, at the least, when a request is sent that cannot be repeated: either side may be slow to look.
+const MARGIN: Duration = Duration::from_millis(500);
 
 struct Idle {
     stream: TcpStream,
@@ -41,15 +44,23 @@ struct Kept {
     idle: Vec<Idle>,
     /// The longest that one was seen to stand while idle; the shortest, once one was found closed sooner.
     stood: Duration,
+    /// What the other side said of that.
+    keeps_for: Duration,
 }
 
 impl Default for Kept {
     fn default() -> Self {
-        Self { idle: Vec::new(), stood: STANDS_AT_FIRST }
+        Self { idle: Vec::new(), stood: STANDS_AT_FIRST, keeps_for: Duration::MAX }
     }
 }
 
 impl Kept {
+    /// Whether what cannot be repeated may go on one that has been idle for so long.
+    fn surely_stands(&self, age: Duration) -> bool {
+        let stands = self.stood.min(self.keeps_for);
+        age <= stands / 2 && stands - age >= MARGIN
+    }
+
     /// Learns from a connection looked at: who closes idle connections does so after a time of its own, which nobody
     /// tells.
     fn learn(&mut self, age: Duration, stands: bool) {
@@ -64,8 +75,8 @@ pub(super) enum Use {
     Repeatable,
     /// One that cannot, to who never closes an idle connection.
     OnceToServer,
-    /// One that cannot, to who may close an idle connection at any time of its choice: only on one that was idle for at
-    /// most half of what connections were seen to stand.
+    /// One that cannot, to who may close an idle connection after a time of its own choice: only on one that was idle for
+    /// at most half of what connections were seen, or are said, to stand.
     Once,
 }
 
@@ -83,7 +94,7 @@ impl Pool {
         let now = Instant::now();
         while let Some(last) = kept.idle.last() {
             let age = now.saturating_duration_since(last.since);
-            if age > max_idle || (wanted == Use::Once && age > kept.stood / 2) {
+            if age > max_idle || (wanted == Use::Once && !kept.surely_stands(age)) {
                 return None;
             }
             let stream = kept.idle.pop()?.stream;
@@ -102,13 +113,16 @@ impl Pool {
     }
 
     /// Keeps a connection that is between two requests, if there is room. `since`: when the other side may have begun
-    /// to count it as idle.
-    pub fn put(&self, key: u64, stream: TcpStream, since: Instant) {
+    /// to count it as idle; `keeps_for`: how long it keeps it then, where it says so.
+    pub fn put(&self, key: u64, stream: TcpStream, since: Instant, keeps_for: Option<Duration>) {
         let mut idle = self.idle.borrow_mut();
         if idle.count >= self.total {
             return;
         }
         let kept = idle.by_key.entry(key).or_default();
+        if let Some(said) = keeps_for {
+            kept.keeps_for = said;
+        }
         if kept.idle.len() < self.per_key {
             kept.idle.push(Idle { stream, since });
             idle.count += 1;
@@ -156,7 +170,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let pool = Pool::new(&Limits { pool_idle: Duration::ZERO, pool_total: 1, ..Limits::default() });
         for _ in 0..2 {
-            pool.put(7, TcpStream::connect(listener.local_addr().unwrap()).await.unwrap(), Instant::now());
+            pool.put(7, TcpStream::connect(listener.local_addr().unwrap()).await.unwrap(), Instant::now(), None);
         }
         assert_eq!(pool.idle.borrow().count, 1, "no more than the bound");
         pool.sweep();
@@ -169,42 +183,63 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let pool = Pool::new(&Limits::default());
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        pool.put(7, stream, Instant::now() - age);
+        pool.put(7, stream, Instant::now() - age, None);
         (pool, listener.accept().unwrap().0)
+    }
+
+    /// Takes the one connection, whatever its age, and puts it back as one idle for so long.
+    fn put_again(pool: &Pool, age_ms: u64) {
+        let stream = pool.take(7, LONG, Use::OnceToServer).unwrap();
+        pool.put(7, stream, Instant::now() - Duration::from_millis(age_ms), None);
+    }
+
+    /// Whether what cannot be repeated may go on a connection that has been idle for so long.
+    fn carries(pool: &Pool, age_ms: u64) -> bool {
+        put_again(pool, age_ms);
+        let Some(stream) = pool.take(7, LONG, Use::Once) else { return false };
+        pool.put(7, stream, Instant::now(), None);
+        true
     }
 
     const LONG: Duration = Duration::from_secs(60);
 
     #[tokio::test]
-    async fn what_cannot_be_repeated_goes_only_where_twice_the_idle_time_was_seen_to_stand() {
-        let age = Duration::from_millis(400);
-        let (pool, _other) = with_idle(age).await;
-        assert!(pool.take(7, LONG, Use::Once).is_none(), "nothing has been seen");
-        let stream = pool.take(7, LONG, Use::Repeatable).unwrap();
-        pool.put(7, stream, Instant::now() - age / 4);
-        let stream = pool.take(7, LONG, Use::Once).expect("twice its time has been seen");
-        pool.put(7, stream, Instant::now() - age);
-        assert!(pool.take(7, LONG, Use::Once).is_none(), "only so long has been seen");
-        assert!(pool.take(7, LONG, Use::OnceToServer).is_some(), "a server closes none");
+    async fn what_cannot_be_repeated_goes_only_where_twice_the_idle_time_is_known_to_stand() {
+        let (pool, _other) = with_idle(Duration::ZERO).await;
+        assert!(carries(&pool, 400) && !carries(&pool, 600), "a second, until more is seen");
+        put_again(&pool, 4_000);
+        assert!(pool.take(7, LONG, Use::Repeatable).is_some_and(|stream| {
+            pool.put(7, stream, Instant::now(), None);
+            true
+        }));
+        assert!(carries(&pool, 900) && carries(&pool, 1_900) && !carries(&pool, 2_300), "four seconds were seen");
+    }
+
+    #[tokio::test]
+    async fn what_a_program_announces_bounds_what_is_seen() {
+        let (pool, _other) = with_idle(Duration::ZERO).await;
+        for (said, carried, not) in [(0, None, 0), (5, Some(400), 600)] {
+            let stream = pool.take(7, LONG, Use::OnceToServer).unwrap();
+            pool.put(7, stream, Instant::now(), Some(Duration::from_secs(said)));
+            assert!(carried.is_none_or(|age| carries(&pool, age)) && !carries(&pool, not), "{said}");
+        }
     }
 
     #[tokio::test]
     async fn a_sweep_sees_how_long_connections_stand() {
-        let (pool, _other) = with_idle(Duration::from_secs(1)).await;
+        let (pool, _other) = with_idle(Duration::from_secs(2)).await;
         pool.sweep();
-        pool.put(7, pool.take(7, LONG, Use::OnceToServer).unwrap(), Instant::now() - Duration::from_millis(400));
-        assert!(pool.take(7, LONG, Use::Once).is_some());
+        assert!(carries(&pool, 900));
     }
 
     #[tokio::test]
     async fn a_connection_found_closed_shortens_what_is_believed() {
-        let (pool, other) = with_idle(Duration::from_millis(60)).await;
+        let (pool, other) = with_idle(Duration::from_millis(600)).await;
         drop(other);
         assert!(pool.take(7, LONG, Use::Repeatable).is_none());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        pool.put(7, stream, Instant::now() - Duration::from_millis(45));
-        assert!(pool.take(7, LONG, Use::Once).is_none());
-        assert!(pool.take(7, LONG, Use::Repeatable).is_some());
+        pool.put(7, stream, Instant::now(), None);
+        assert!(carries(&pool, 50) && !carries(&pool, 200));
     }
 }

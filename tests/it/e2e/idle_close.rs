@@ -49,7 +49,7 @@ async fn client(router: SocketAddr, program: String, number: u64, case: (Duratio
     for turn in 0..requests {
         let id = format!("{program}-{number}-{turn}");
         // All at once at first, so that each has a connection of its own; of those that follow, two of three are POSTs.
-        let came = if (number + turn) % 3 == 0 && turn > 0 {
+        let came = if (number + turn).is_multiple_of(3) && turn > 0 {
             connection.ask(&format!("GET /{program}/"), b"").await
         } else {
             ids.push(id.clone());
