@@ -13,10 +13,14 @@ use crate::config::{Config, Loaded};
 use crate::link::client::Client;
 use crate::link::identity::Identity;
 use crate::link::secret::Secret;
+use crate::programs::open_files;
 use crate::router::{Here, Router, RouterConfig, RouterLimits, RunningRouter};
 use crate::store::{Store, StoreError};
 use crate::wire::role::Role;
 use crate::{app_server, management, proxy, telemetry};
+
+/// Open files beside connections: stores, logs, control connections.
+const FILES_BESIDE: u64 = 500;
 
 /// Why a node does not run.
 #[derive(Debug, thiserror::Error)]
@@ -51,11 +55,28 @@ async fn serve(config: Config, secret: Option<Secret>) -> Result<(), NodeError> 
     let client = Client::new(config.client(), secret.clone());
     let roles = config.node.roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(", ");
     tracing::info!(node = %identity.name, run = %identity.run, roles, "starts");
+    take_files(&config);
     let running = Running::start(&config, &identity, &store, &client, secret).await?;
     let signal = stop_signal().await.map_err(|error| NodeError::Failed(error.to_string()))?;
     tracing::info!(signal, "stops");
     running.stop().await;
     Ok(())
+}
+
+/// Takes as many open files as the system allows, and tells where that is too few for the connections configured: clients
+/// would be kept out before the bound on them is met.
+fn take_files(config: &Config) {
+    // Each has another side: a server, or an instance.
+    let of = |role, connections: usize| if config.has(role) { 2 * connections as u64 } else { 0 };
+    let router = of(Role::Router, config.router.limits.connections);
+    let needed = router + of(Role::AppServer, config.app_server.limits.connections) + FILES_BESIDE;
+    if let Some(files) = open_files::take_all().filter(|files| *files < needed) {
+        tracing::warn!(
+            files,
+            needed,
+            "fewer files may be open than limits.connections needs: raise the bound (ulimit -n, or LimitNOFILE of systemd)"
+        );
+    }
 }
 
 fn open_store(config: &Config) -> Result<Store, NodeError> {
@@ -181,6 +202,7 @@ fn router_config(config: &Config, identity: &Identity, client: &Client, secret: 
             proxy: proxy::Limits {
                 head_bytes: limits.head_size as usize,
                 head_timeout: limits.head_timeout,
+                body_idle: limits.body_timeout,
                 idle_timeout: Some(limits.client_idle),
                 write_idle: limits.write_timeout,
                 connect_timeout: limits.connect_timeout,
@@ -231,6 +253,7 @@ fn app_server_settings(config: &Config) -> Result<app_server::Settings, NodeErro
         proxy: proxy::Limits {
             head_bytes: limits.head_size as usize,
             head_timeout: limits.head_timeout,
+            body_idle: limits.body_timeout,
             write_idle: limits.write_timeout,
             connect_timeout: limits.connect_timeout,
             connections: limits.connections.div_ceil(config.node.workers),

@@ -153,6 +153,6 @@ pub fn serve_static(args: &ServeStaticArgs) -> Result<(), Failure> {
 }
 
 /// Waits for the word, then becomes the program.
-pub fn launch_instance(argv: Vec<OsString>) -> Result<(), Failure> {
-    launcher::main(argv)
+pub fn launch_instance(argv: Vec<OsString>, open_files: Option<u64>) -> Result<(), Failure> {
+    launcher::main(argv, open_files)
 }

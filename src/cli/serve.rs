@@ -31,12 +31,15 @@ impl ServeStaticArgs {
 /// What a server says to itself as it starts an instance; not for people.
 #[derive(Args, Debug)]
 pub struct LaunchInstanceArgs {
+    /// How many files the program may have open
+    #[arg(long)]
+    pub open_files: Option<u64>,
     #[arg(last = true)]
     pub argv: Vec<OsString>,
 }
 
 impl LaunchInstanceArgs {
     pub fn run(self) -> Result<(), Failure> {
-        seams::launch_instance(self.argv)
+        seams::launch_instance(self.argv, self.open_files)
     }
 }

@@ -16,6 +16,8 @@ pub struct RouterLimits {
     #[serde(deserialize_with = "duration")]
     pub head_timeout: Duration,
     #[serde(deserialize_with = "duration")]
+    pub body_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
     pub client_idle: Duration,
     #[serde(deserialize_with = "duration")]
     pub write_timeout: Duration,
@@ -52,6 +54,8 @@ pub struct AppServerLimits {
     pub head_size: u64,
     #[serde(deserialize_with = "duration")]
     pub head_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub body_timeout: Duration,
     #[serde(deserialize_with = "duration")]
     pub write_timeout: Duration,
     #[serde(deserialize_with = "duration")]

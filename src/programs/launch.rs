@@ -12,7 +12,7 @@ use super::disk::DiskError;
 use super::instance::{Instance, InstanceRecord, Mark, open_pidfd};
 use super::ports::PortLease;
 use super::surroundings::{Command, Surroundings, SurroundingsError};
-use super::{launcher, output, proc};
+use super::{launcher, open_files, output, proc};
 use crate::domain::names::{Release, Sha256};
 use crate::domain::program::Manifest;
 
@@ -91,6 +91,7 @@ fn start_launcher(binary: &Path, command: &Command, log: &Path) -> Result<Child,
     let err = out.try_clone().map_err(DiskError::at("open", log))?;
     std::process::Command::new(binary)
         .arg(launcher::COMMAND)
+        .args(open_files::given().map(|files| format!("{}={files}", launcher::OPEN_FILES)))
         .arg("--")
         .args(&command.argv)
         .env_clear()

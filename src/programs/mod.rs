@@ -10,6 +10,7 @@ pub mod instance;
 pub mod launch;
 pub mod launcher;
 pub mod logs;
+pub mod open_files;
 pub mod orphans;
 pub mod output;
 pub mod ports;

@@ -2,17 +2,20 @@
 //! (protocol P1, P2). Must not know which targets there are.
 
 use std::io;
+use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::answer::Answer;
 use super::body::Framing;
 use super::buffer::Input;
-use super::converse;
+use super::converse::{self, Left};
 use super::exchange::{Exchange, Fate};
 use super::handler::{AttemptFailure, Attempts, Failure, Outcome, Target};
-use super::inbound::watch_peer;
+use super::inbound::{keep_little_unsent, watch_peer};
+use super::pool::Use;
 use super::tunnel;
 use super::upload::End;
 use super::writer::HeadWriter;
@@ -47,9 +50,16 @@ pub(super) async fn run<R: Attempts>(x: &mut Exchange<'_, '_, R>, target: &Targe
     let repeatable = x.meta.idempotent && x.body.is_repeatable();
     let limits = &x.worker.limits;
     let max_idle = if repeatable { limits.pool_idle } else { limits.reuse_idle };
-    if let Some(stream) = x.worker.pool.take(target.key, max_idle, repeatable, x.worker.seats.at()) {
+    let wanted = match (repeatable, target.authenticated) {
+        (true, _) => Use::Repeatable,
+        (false, true) => Use::OnceToServer,
+        (false, false) => Use::Once,
+    };
+    if let Some(stream) = x.worker.pool.take(target.key, max_idle, wanted, x.worker.seats.at()) {
         match drive(x, target, stream).await {
-            Driven::Died { unsent } if unsent || repeatable => {}
+            Driven::Died { unsent } if unsent || repeatable => {
+                tracing::debug!(unsent, "a connection was closed from the other side as it was reused");
+            }
             driven => return settle(x, driven),
         }
     }
@@ -121,16 +131,29 @@ async fn drive<R: Attempts>(x: &mut Exchange<'_, '_, R>, target: &Target, mut st
     if head_first && let Err(driven) = admit(x, &mut stream).await {
         return driven;
     }
-    let (driven, reusable) = converse::run(x, target, &mut stream, awaits, head_first).await;
+    x.client.outbound.stalled = None;
+    let (driven, left) = converse::run(x, target, &mut stream, awaits, head_first).await;
     match driven {
         Driven::Tunnel(surplus) => Driven::Attempted(carry_tunnel(x, stream, surplus).await),
         driven => {
-            if reusable {
-                x.worker.pool.put(target.key, stream, x.worker.seats.at());
+            match left {
+                // The other side may have been done since the client first had to be waited for.
+                Left::Reusable { keeps_for } => {
+                    let since = x.client.outbound.stalled.unwrap_or_else(|| x.worker.seats.at());
+                    x.worker.pool.put(target.key, stream, since, keeps_for);
+                }
+                Left::Unfinished => abandon(&stream),
+                Left::Spent => {}
             }
             driven
         }
     }
+}
+
+/// Has the connection end at once when it is dropped: behind what its other side does not take, an orderly end would wait
+/// with it, and nobody there would learn that the request is over.
+fn abandon(stream: &TcpStream) {
+    let _ = sockopt::set_socket_linger(stream, Some(Duration::ZERO));
 }
 
 /// Sends the head and then tells the client to send its body: from then on the request cannot go elsewhere, so the
@@ -152,9 +175,15 @@ async fn carry_tunnel<R: Attempts>(
 ) -> Attempted {
     let passed = tunnel::Passed::default();
     watch_peer(x.client.inbound.reader.tcp());
+    x.client.outbound.keep_little_unsent();
+    keep_little_unsent(&stream);
     let Exchange { client, live, worker, .. } = x;
     let cut = |cx: &mut std::task::Context<'_>| live.role().poll_cut(cx);
-    let ended = tunnel::run(client, &mut stream, &mut surplus, &passed, worker.limits.half_closed, cut).await;
+    let times = (worker.limits.half_closed, worker.limits.write_idle);
+    let ended = tunnel::run(client, &mut stream, &mut surplus, &passed, times, cut).await;
+    if ended != tunnel::Ended::Both {
+        abandon(&stream);
+    }
     live.received.set(passed.up.get());
     live.sent.set(passed.down.get());
     let (outcome, fate) = match ended {

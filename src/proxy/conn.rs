@@ -90,12 +90,13 @@ enum Speaks {
 async fn secure(mut tls: Box<TlsStream>, worker: &Worker, seat: &Seat) -> Option<(Stream, Speaks)> {
     let mut timer = Timer::new(seat);
     timer.arm(worker.limits.handshake_timeout);
+    seat.waits_for_rest();
     let opened = poll_fn(|cx| {
         if let Poll::Ready(opened) = tls.poll_handshake(cx) {
             return Poll::Ready(opened);
         }
         // Nothing was asked for yet.
-        if worker.is_draining() {
+        if worker.is_draining() || seat.gives_way() {
             return Poll::Ready(Err(io::ErrorKind::Interrupted.into()));
         }
         timer.poll().map(|()| Err(io::ErrorKind::TimedOut.into()))
@@ -163,8 +164,10 @@ async fn wait_for_request(inbound: &mut Inbound<'_>, worker: &Worker, parks: boo
             inbound.input.consume(2);
         }
         if !matches!(inbound.input.filled(), [] | [b'\r']) {
+            inbound.seat.is_busy();
             return Some(Waited::ForBytes);
         }
+        inbound.seat.waits_for_request();
         match inbound.fill(|| !ending && worker.is_draining()).await {
             Ok(()) => {}
             // Without an idle timeout the other side closes, and its next request may already be on the way. Once the
@@ -173,7 +176,7 @@ async fn wait_for_request(inbound: &mut Inbound<'_>, worker: &Worker, parks: boo
                 ending = true;
                 inbound.expect_within(Some(2 * worker.limits.reuse_idle));
             }
-            Err(NoBytes::Late) if parks && !worker.is_draining() => {
+            Err(NoBytes::Late) if parks && !worker.is_draining() && !inbound.seat.gives_way() => {
                 if inbound.input.is_empty() {
                     return Some(Waited::ToPark);
                 }
@@ -204,6 +207,7 @@ async fn read_head<H: Handler>(
         {
             match open(inbound.input.filled(), peer, handler, worker, out) {
                 Ok(Some((length, opened))) => {
+                    inbound.seat.is_busy();
                     inbound.input.consume(length);
                     return Some(Ok(opened));
                 }
@@ -213,6 +217,7 @@ async fn read_head<H: Handler>(
         }
         if std::mem::take(&mut first) {
             inbound.expect_within(Some(worker.limits.head_timeout));
+            inbound.seat.waits_for_rest();
         }
         match inbound.fill(|| false).await {
             Ok(()) => {}

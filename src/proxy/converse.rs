@@ -27,15 +27,27 @@ use super::writer::HeadWriter;
 /// Interim responses to one request; an upstream that sends more never comes to an answer.
 const INTERIM_RESPONSES: u32 = 1000;
 
-/// Sends the request and reads responses until the final one has been passed on; and whether the connection can be used
-/// again. `awaits`: the body waits for the upstream's `100 Continue`; `head_sent`: only the body is to be sent.
+/// What a connection is good for after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// `keeps_for`: how long the upstream keeps it idle, where it says so.
+    Reusable {
+        keeps_for: Option<Duration>,
+    },
+    Spent,
+    /// Some of the request was not taken.
+    Unfinished,
+}
+
+/// Sends the request and reads responses until the final one has been passed on; and what the connection is good for
+/// then. `awaits`: the body waits for the upstream's `100 Continue`; `head_sent`: only the body is to be sent.
 pub(super) async fn run<R: Attempts>(
     x: &mut Exchange<'_, '_, R>,
     target: &Target,
     stream: &mut TcpStream,
     awaits: bool,
     head_sent: bool,
-) -> (Driven, bool) {
+) -> (Driven, Left) {
     let Exchange { client, worker, meta, head, body, live, continued, .. } = x;
     let (mut reader, mut writer) = stream.split();
     let progress = Progress::default();
@@ -50,10 +62,20 @@ pub(super) async fn run<R: Attempts>(
     let (input, out) = (Input::default(), Output::lease());
     let mut talk =
         Talk { meta, target, awaits, repeatable, worker, outbound, live, continued, progress: &progress, input, out };
-    match talk.hear(&mut reader, upload.as_mut(), timer).await {
+    let mut keeps_for = None;
+    let (driven, reusable) = match talk.hear(&mut reader, upload.as_mut(), timer).await {
         Heard::Over(driven, reusable) => (driven, reusable),
-        Heard::Final(relay) => talk.relay(&mut reader, upload.as_mut(), &relay).await,
-    }
+        Heard::Final(relay) => {
+            keeps_for = relay.keeps_for;
+            talk.relay(&mut reader, upload.as_mut(), &relay).await
+        }
+    };
+    let left = match (reusable, progress.done.get()) {
+        (true, _) => Left::Reusable { keeps_for },
+        (false, true) => Left::Spent,
+        (false, false) => Left::Unfinished,
+    };
+    (driven, left)
 }
 
 /// A request and its responses on one connection.
@@ -102,6 +124,7 @@ struct Relay {
     framing: Framing,
     chunked: bool,
     keep_alive: bool,
+    keeps_for: Option<Duration>,
     fate: Fate,
     /// The client's fate when the body breaks off.
     broken: Fate,
@@ -309,6 +332,7 @@ fn frame(head: &ResponseHead<'_>, meta: &Meta, closing: bool, out: &mut Vec<u8>)
         framing: head.body,
         chunked,
         keep_alive: head.keep_alive,
+        keeps_for: head.keeps_for,
         fate,
         broken,
         long_lived: false,

@@ -14,6 +14,9 @@ use super::inbound::{Outbound, poll_fill};
 /// A piece of body up to this size is copied behind the head, which is cheaper than telling the kernel of two pieces.
 const COPIED_BYTES: usize = 4 * 1024;
 
+/// A body beyond this is not to fill the kernel's buffers where its client is slow.
+pub(super) const LARGE_BYTES: u64 = 128 * 1024;
+
 /// Why no head came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoHead {
@@ -90,6 +93,9 @@ pub(super) async fn body(
         out.clear();
         if decoder.is_done() {
             return Relayed::Whole;
+        }
+        if sent.get() > LARGE_BYTES {
+            outbound.keep_little_unsent();
         }
         match poll_fn(|cx| poll_fill(reader, input, cx)).await {
             Ok(1..) => {}

@@ -5,15 +5,25 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+use rustix::ioctl;
 use rustix::net::sockopt;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::buffer::Input;
 use super::seats::{Seat, Timer};
 use super::stream::{Reader, Stream, Writer};
+
+/// A peer that takes less in all the time it has has stopped reading, or wants to hold what it has.
+const LEAST_TAKEN: u64 = 1024;
+/// Bytes that the kernel keeps beyond those that are on their way.
+const UNSENT_BYTES: u32 = 256 * 1024;
+/// Asks for the bytes that wait in a connection's send buffer.
+const SIOCOUTQ: ioctl::Opcode = 0x5411;
 
 /// A client's connection.
 pub(super) struct Client<'c> {
@@ -42,12 +52,19 @@ pub(super) fn watch_peer(stream: &TcpStream) {
     let _ = sockopt::set_socket_keepalive(stream, true);
 }
 
+/// Keeps no more in the kernel than a peer is about to take, where much is sent: a peer that takes nothing would else cost
+/// megabytes, and that it takes little would not show for minutes. A failure costs only that.
+pub(super) fn keep_little_unsent(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES);
+}
+
 /// What a client sends.
 pub(super) struct Inbound<'c> {
     pub reader: Reader<'c>,
     pub input: Input,
     /// The client sends no more: it closed its side, or the connection broke.
     pub ended: bool,
+    pub seat: &'c Seat,
     timer: Timer<'c>,
 }
 
@@ -77,7 +94,7 @@ pub(super) fn poll_fill<R: AsyncRead + Unpin>(
 
 impl<'c> Inbound<'c> {
     fn new(reader: Reader<'c>, seat: &'c Seat) -> Self {
-        Self { reader, input: Input::default(), ended: false, timer: Timer::new(seat) }
+        Self { reader, input: Input::default(), ended: false, seat, timer: Timer::new(seat) }
     }
 
     /// Reads once; 0 is the end, whichever way it came.
@@ -98,13 +115,18 @@ impl<'c> Inbound<'c> {
         }
     }
 
-    /// Waits for bytes, until the client ends, the time is up, or `stop` says so (which counts as late).
+    /// Waits for bytes, until the client ends, the time is up, it is to give way to others, or `stop` says so (all of which
+    /// count as late).
     pub async fn fill(&mut self, stop: impl Fn() -> bool) -> Result<(), NoBytes> {
         poll_fn(|cx| {
             if let Poll::Ready(read) = self.poll_fill(cx) {
                 return Poll::Ready(if read > 0 { Ok(()) } else { Err(NoBytes::Ended) });
             }
-            if stop() { Poll::Ready(Err(NoBytes::Late)) } else { self.timer.poll().map(|()| Err(NoBytes::Late)) }
+            if stop() || self.seat.gives_way() {
+                Poll::Ready(Err(NoBytes::Late))
+            } else {
+                self.timer.poll().map(|()| Err(NoBytes::Late))
+            }
         })
         .await
     }
@@ -128,6 +150,14 @@ impl<'c> Inbound<'c> {
         if may_half_close { Poll::Pending } else { Poll::Ready(()) }
     }
 
+    /// Whether the client has left, as far as that shows before what it sent ahead is read. Its side's end alone is no
+    /// leaving where it `may_half_close`, and its last bytes may still be wanted then.
+    pub fn is_gone(&self, may_half_close: bool) -> bool {
+        let ready = self.reader.tcp().ready(Interest::READABLE | Interest::WRITABLE).now_or_never();
+        let Some(Ok(ready)) = ready else { return false };
+        if may_half_close { ready.is_write_closed() } else { ready.is_read_closed() }
+    }
+
     /// Reads and drops what comes, up to `bytes`, until the end or the time set.
     pub async fn discard(&mut self, mut bytes: u64) {
         while bytes > 0 {
@@ -143,6 +173,9 @@ impl<'c> Inbound<'c> {
 /// What a client gets.
 pub(super) struct Outbound<'c> {
     pub writer: Writer<'c>,
+    /// When the client first had to be waited for; whoever wants to know clears it before.
+    pub stalled: Option<Instant>,
+    keeps_little: bool,
     timer: Timer<'c>,
     /// A client that takes nothing for this long has left.
     stall: Duration,
@@ -150,7 +183,14 @@ pub(super) struct Outbound<'c> {
 
 impl<'c> Outbound<'c> {
     fn new(writer: Writer<'c>, seat: &'c Seat, stall: Duration) -> Self {
-        Self { writer, timer: Timer::new(seat), stall }
+        Self { writer, stalled: None, keeps_little: false, timer: Timer::new(seat), stall }
+    }
+
+    /// Much is sent on this connection.
+    pub fn keep_little_unsent(&mut self) {
+        if !std::mem::replace(&mut self.keeps_little, true) {
+            keep_little_unsent(self.writer.tcp());
+        }
     }
 
     pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -159,7 +199,7 @@ impl<'c> Outbound<'c> {
 
     /// Writes one after the other, in one system call where the kernel takes both.
     pub async fn write_both(&mut self, mut first: &[u8], mut second: &[u8]) -> io::Result<()> {
-        let mut armed = false;
+        let mut waits = None;
         poll_fn(|cx| {
             while !(first.is_empty() && second.is_empty()) {
                 let writer = Pin::new(&mut self.writer);
@@ -173,15 +213,13 @@ impl<'c> Outbound<'c> {
                     Poll::Ready(Ok(written)) => {
                         let of_first = written.min(first.len());
                         (first, second) = (&first[of_first..], &second[written - of_first..]);
-                        armed = false;
+                        waits = None;
                     }
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => {
-                        if !armed {
-                            self.timer.arm(self.stall);
-                            armed = true;
-                        }
-                        return self.timer.poll().map(|()| Err(io::ErrorKind::TimedOut.into()));
+                        self.stalled.get_or_insert_with(Instant::now);
+                        return poll_taken(self.writer.tcp(), &mut waits, &mut self.timer, self.stall)
+                            .map(|()| Err(io::ErrorKind::TimedOut.into()));
                     }
                 }
             }
@@ -189,4 +227,35 @@ impl<'c> Outbound<'c> {
         })
         .await
     }
+}
+
+/// Ready when a peer that has to be written to took next to nothing for as long as `stall`. A connection that takes no
+/// more at once is no sign of that: the kernel asks for more only when a good part of a large buffer is free.
+/// `waits`: the bytes that waited in the kernel when the time began; `None` before the first look.
+pub(super) fn poll_taken(
+    stream: &TcpStream,
+    waits: &mut Option<u64>,
+    timer: &mut Timer<'_>,
+    stall: Duration,
+) -> Poll<()> {
+    if waits.is_none() {
+        timer.arm(stall);
+        *waits = Some(unsent(stream));
+    }
+    while timer.poll().is_ready() {
+        let (before, now) = (waits.unwrap_or(0), unsent(stream));
+        if before.saturating_sub(now) < LEAST_TAKEN {
+            return Poll::Ready(());
+        }
+        timer.arm(stall);
+        *waits = Some(now);
+    }
+    Poll::Pending
+}
+
+/// Bytes written that the peer has not acknowledged.
+fn unsent(stream: &TcpStream) -> u64 {
+    // Safety: SIOCOUTQ, as tcp(7) has it, writes one int.
+    let asked = unsafe { ioctl::ioctl(stream, ioctl::Getter::<SIOCOUTQ, core::ffi::c_int>::new()) };
+    asked.ok().and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0)
 }

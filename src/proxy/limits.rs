@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::buffer::BUFFER_BYTES;
+use super::crowd::Crowd;
 
 /// Fields of one head, of a client's request or a program's answer.
 pub(super) const FIELDS: usize = 100;
@@ -44,17 +45,18 @@ pub struct Limits {
     /// A connection idle for so long is parked: it then costs some bytes instead of kilobytes, and some microseconds when
     /// it is used again. Longer than the pauses of one that is busy.
     pub park_after: Duration,
-    /// How many are parked now, of all workers.
-    pub parked: Arc<AtomicUsize>,
     /// Between two pieces of a request's body; then 408.
     pub body_idle: Duration,
-    /// A client that takes no byte of its answer for this long has left.
+    /// A client that takes next to nothing of its answer for this long has left.
     pub write_idle: Duration,
     /// A tunnel closed on one side, and silent on the other for this long, ends.
     pub half_closed: Duration,
     pub connect_timeout: Duration,
-    /// Client connections per worker; more wait in the kernel's queue.
+    /// Client connections per worker. Beyond them, those that waited longest for a request give way, where they may be
+    /// closed at all; others wait in the kernel's queue.
     pub connections: usize,
+    /// The count of them, over all workers.
+    pub crowd: Arc<Crowd>,
     /// Bytes of a body that is kept to be sent again (P2f).
     pub replay_bytes: u64,
     /// All replay buffers of a node.
@@ -85,12 +87,12 @@ impl Default for Limits {
             head_timeout: Duration::from_secs(10),
             idle_timeout: Some(Duration::from_secs(75)),
             park_after: Duration::from_millis(250),
-            parked: Arc::default(),
             body_idle: Duration::from_secs(30),
             write_idle: Duration::from_secs(60),
             half_closed: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(2),
             connections: 16 * 1024,
+            crowd: Arc::default(),
             replay_bytes: 64 * 1024,
             replay_budget: Arc::new(ReplayBudget::new(64 * 1024 * 1024)),
             reuse_idle: Duration::from_secs(1),
@@ -105,11 +107,20 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The bounds of a server's data port: no idle timeout, `100 Continue` is admission, and room for what a router adds
-    /// to the largest head that it takes.
+    /// The bounds of a server's data port: no idle timeout, `100 Continue` is admission, room for what a router adds to the
+    /// largest head that it takes; and slow clients are left to routers, which pass on in bursts what their clients take
+    /// or give steadily.
     pub fn of_data_port() -> Self {
-        let (head_bytes, fields) = (HEAD_BYTES_BETWEEN_NODES, FIELDS_BETWEEN_NODES);
-        Self { head_bytes, fields, idle_timeout: None, continue_is_admission: true, ..Self::default() }
+        let long = Duration::from_secs(600);
+        Self {
+            head_bytes: HEAD_BYTES_BETWEEN_NODES,
+            fields: FIELDS_BETWEEN_NODES,
+            idle_timeout: None,
+            body_idle: long,
+            write_idle: long,
+            continue_is_admission: true,
+            ..Self::default()
+        }
     }
 }
 

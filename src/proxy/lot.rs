@@ -9,13 +9,15 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use super::crowd::Crowd;
 
 /// Connections that leave the lot in one go.
 const EVENTS: usize = 256;
@@ -26,8 +28,8 @@ pub(super) struct Lot {
     places: RefCell<Vec<Option<Parked>>>,
     free: RefCell<Vec<u32>>,
     count: Cell<usize>,
-    /// Those of all workers.
-    total: Arc<AtomicUsize>,
+    /// Counts those of all workers.
+    crowd: Arc<Crowd>,
     began: Instant,
 }
 
@@ -39,12 +41,12 @@ struct Parked {
 
 impl Lot {
     /// Must be called in the worker's runtime.
-    pub fn open(total: Arc<AtomicUsize>) -> io::Result<Self> {
+    pub fn open(crowd: Arc<Crowd>) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         // SAFETY: an `OwnedFd` always gives the same descriptor, and keeps it open until the `AsyncFd` drops it.
         let epoll = unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE)? };
         let (places, free) = (RefCell::default(), RefCell::default());
-        Ok(Self { epoll, places, free, count: Cell::new(0), total, began: Instant::now() })
+        Ok(Self { epoll, places, free, count: Cell::new(0), crowd, began: Instant::now() })
     }
 
     pub fn count(&self) -> usize {
@@ -70,7 +72,7 @@ impl Lot {
             None => places.push(parked),
         }
         self.count.set(self.count.get() + 1);
-        self.total.fetch_add(1, Ordering::Relaxed);
+        self.crowd.parked.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -115,13 +117,28 @@ impl Lot {
         late.into_iter().for_each(|number| drop(self.leave(number)));
     }
 
+    /// Closes at most so many, of those that were idle for longer than `patience` the longest; how many.
+    pub fn make_room(&self, most: usize, patience: Duration, now: Instant) -> usize {
+        let now = now.saturating_duration_since(self.began);
+        let mut idle: Vec<_> = {
+            let places = self.places.borrow();
+            let since = |(number, place): (usize, &Option<Parked>)| Some((place.as_ref()?.since, number));
+            let long =
+                |(since, _): &(u32, usize)| now.saturating_sub(patience) > Duration::from_secs(u64::from(*since) + 1);
+            places.iter().enumerate().filter_map(since).filter(long).collect()
+        };
+        idle.sort_unstable();
+        idle.truncate(most);
+        idle.iter().filter(|(_, number)| self.leave(*number).is_some()).count()
+    }
+
     fn leave(&self, number: usize) -> Option<TcpStream> {
         let parked = self.places.borrow_mut().get_mut(number)?.take()?;
         // One that cannot be taken out of the set leaves it when it is closed, and its events then mean nobody.
         let _ = epoll::delete(&self.epoll, &parked.stream);
         self.free.borrow_mut().push(u32::try_from(number).ok()?);
         self.count.set(self.count.get() - 1);
-        self.total.fetch_sub(1, Ordering::Relaxed);
+        self.crowd.parked.fetch_sub(1, Ordering::Relaxed);
         self.shrink();
         Some(parked.stream)
     }
@@ -137,7 +154,7 @@ impl Lot {
 
 impl Drop for Lot {
     fn drop(&mut self) {
-        self.total.fetch_sub(self.count.get(), Ordering::Relaxed);
+        self.crowd.parked.fetch_sub(self.count.get() as u64, Ordering::Relaxed);
     }
 }
 
@@ -175,8 +192,8 @@ mod tests {
     #[test]
     fn a_parked_connection_leaves_when_bytes_or_its_end_come_and_no_other_does() {
         run(async {
-            let total = Arc::default();
-            let lot = Lot::open(Arc::clone(&total)).unwrap();
+            let crowd = Arc::<Crowd>::default();
+            let lot = Lot::open(Arc::clone(&crowd)).unwrap();
             let (mut far, near) = pair();
             let (_silent_far, silent) = pair();
             let (number, silent_number) = (near.peer_addr().unwrap(), silent.peer_addr().unwrap());
@@ -184,7 +201,7 @@ mod tests {
             lot.park(silent, Instant::now()).unwrap();
             far.write_all(b"x").unwrap();
             let near = leaves(&lot).await;
-            assert_eq!((near.peer_addr().unwrap(), total.load(Ordering::Relaxed)), (number, 1));
+            assert_eq!((near.peer_addr().unwrap(), crowd.parked()), (number, 1));
             lot.park(near, Instant::now()).unwrap();
             leaves(&lot).await;
             drop(far);
@@ -193,7 +210,7 @@ mod tests {
             drop(far);
             assert_ne!(leaves(&lot).await.peer_addr().unwrap(), silent_number);
             drop(lot);
-            assert_eq!(total.load(Ordering::Relaxed), 0);
+            assert_eq!(crowd.parked(), 0);
         });
     }
 
@@ -210,6 +227,26 @@ mod tests {
                 assert_eq!(lot.count(), left, "{seconds}");
             }
             assert!(lot.places.borrow().is_empty(), "the memory was given back");
+        });
+    }
+
+    #[test]
+    fn those_idle_longest_make_room_and_those_just_parked_do_not() {
+        run(async {
+            let lot = Lot::open(Arc::default()).unwrap();
+            let ends: Vec<_> = (0..4).map(|_| pair()).collect();
+            let mut far = Vec::new();
+            for ((end, near), since) in ends.into_iter().zip([30, 10, 20, 99]) {
+                lot.park(near, lot.began + Duration::from_secs(since)).unwrap();
+                far.push(end);
+            }
+            let now = lot.began + Duration::from_secs(100);
+            for (closed, left) in [(2, 2), (1, 1), (0, 1)] {
+                assert_eq!(lot.make_room(2, Duration::from_secs(5), now), closed);
+                assert_eq!(lot.count(), left);
+            }
+            let mut byte = [0];
+            assert_eq!(std::io::Read::read(&mut far[1], &mut byte).unwrap(), 0, "closed");
         });
     }
 }

@@ -18,6 +18,7 @@ mod body;
 mod buffer;
 mod conn;
 mod converse;
+mod crowd;
 mod cut;
 mod download;
 mod exchange;
@@ -46,6 +47,7 @@ mod tests;
 pub use about::{About, cut};
 pub use answer::Answer;
 pub use body::Framing;
+pub use crowd::Crowd;
 pub use cut::Cut;
 pub use handler::{
     AttemptFailure, Attempts, Begin, Failure, Handler, LongLived, Next, Outcome, Peer, Tally, Target, WhenCut,

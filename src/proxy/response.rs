@@ -1,6 +1,7 @@
 //! Owns what a response's head may say, and how it is written for the client (RFC 9112, 6.3). Must not know why it came.
 
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 use super::body::Framing;
 use super::fields::{self, Kind, Ruled, kind};
@@ -17,6 +18,8 @@ pub struct ResponseHead<'a> {
     pub body: Framing,
     /// The upstream keeps the connection.
     pub(super) keep_alive: bool,
+    /// For how long it keeps an idle one, where it says so.
+    pub(super) keeps_for: Option<Duration>,
     /// `Connection` names fields beyond the usual.
     lists_headers: bool,
     /// All of it, as it came.
@@ -100,16 +103,35 @@ pub(super) fn parse<T>(
         body,
         // A response of doubtful framing is read by the stronger, and its connection is not trusted with another.
         keep_alive: keep_alive && !doubtful && body != Framing::UntilClose,
+        keeps_for: header(ruled, "keep-alive").and_then(announced),
         lists_headers: connection.lists,
         bytes: &bytes[..length],
     };
     Ok(Some(f(&head, length)))
 }
 
+/// The time of `Keep-Alive: timeout=SECONDS`, among its other parameters.
+fn announced(value: &[u8]) -> Option<Duration> {
+    let value = std::str::from_utf8(value).ok()?;
+    let parameters = value.split(',').filter_map(|parameter| parameter.trim().split_once('='));
+    let mut seconds = parameters.filter(|(name, _)| name.eq_ignore_ascii_case("timeout")).map(|(_, seconds)| seconds);
+    seconds.next()?.trim().parse().ok().map(Duration::from_secs)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::proxy::limits::OF_PROGRAM;
+
+    #[test]
+    fn a_program_may_announce_how_long_it_keeps_idle_connections() {
+        for (value, seconds) in [("timeout=5", Some(5)), ("max=100, Timeout=0", Some(0)), ("max=5", None), ("5", None)]
+        {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nKeep-Alive: {value}\r\n\r\n");
+            let kept = parse(head.as_bytes(), false, OF_PROGRAM, |head, _| head.keeps_for).unwrap().unwrap();
+            assert_eq!(kept, seconds.map(Duration::from_secs), "{value}");
+        }
+    }
 
     fn framing(head: &str, answers_head: bool) -> Result<Option<(Framing, bool)>, &'static str> {
         parse(head.as_bytes(), answers_head, OF_PROGRAM, |head, _| (head.body, head.keep_alive))

@@ -7,8 +7,12 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
+
+use super::crowd::{Crowd, Waits};
 
 /// Between two looks at the clock while anyone is seated. What is due is late by at most two of these, and never early.
 pub(super) const TICK: Duration = Duration::from_millis(20);
@@ -28,6 +32,7 @@ pub(super) struct Seats {
     ticker: RefCell<Option<Waker>>,
     /// Waits for room.
     usher: RefCell<Option<Waker>>,
+    crowd: Arc<Crowd>,
 }
 
 struct Taken {
@@ -35,10 +40,13 @@ struct Taken {
     waker: Option<Waker>,
     /// To be woken then at the latest.
     due: Cell<Tick>,
+    waits: Cell<Waits>,
+    /// It is to end, to make room, if it still waits.
+    gives_way: Cell<bool>,
 }
 
 impl Seats {
-    pub fn new() -> Rc<Self> {
+    pub fn new(crowd: Arc<Crowd>) -> Rc<Self> {
         let now = Instant::now();
         Rc::new(Self {
             began: now,
@@ -49,6 +57,7 @@ impl Seats {
             count: Cell::new(0),
             ticker: RefCell::default(),
             usher: RefCell::default(),
+            crowd,
         })
     }
 
@@ -68,7 +77,9 @@ impl Seats {
             self.look();
             self.ticker.take().into_iter().for_each(Waker::wake);
         }
-        let taken = Some(Taken { waker: None, due: Cell::new(Tick::MAX) });
+        self.crowd.seated.fetch_add(1, Ordering::Relaxed);
+        let (due, waits, gives_way) = (Cell::new(Tick::MAX), Cell::default(), Cell::new(false));
+        let taken = Some(Taken { waker: None, due, waits, gives_way });
         let free = self.free.borrow_mut().pop();
         let mut seats = self.taken.borrow_mut();
         let number = free.unwrap_or(seats.len());
@@ -81,6 +92,25 @@ impl Seats {
 
     pub fn wake_all(&self) {
         self.taken.borrow().iter().flatten().for_each(Taken::wake);
+    }
+
+    /// Has at most so many connections end that have waited longest, and for longer than `patience`: those without a
+    /// request first, then those that are slow to tell theirs. A request that is under way is never ended.
+    pub fn make_room(&self, most: usize, patience: Duration) -> usize {
+        let now = Instant::now();
+        let taken = self.taken.borrow();
+        let waited = |taken: &&Taken| {
+            let since = taken.waits.get().since();
+            !taken.gives_way.get() && since.is_some_and(|since| now.saturating_duration_since(since) > patience)
+        };
+        let mut waiting: Vec<_> = taken.iter().flatten().filter(waited).collect();
+        waiting.sort_unstable_by_key(|taken| taken.waits.get());
+        waiting.truncate(most);
+        for taken in &waiting {
+            taken.gives_way.set(true);
+            taken.wake();
+        }
+        waiting.len()
     }
 
     /// Has the task woken when there may be room again.
@@ -173,6 +203,37 @@ impl Seat {
         .await;
     }
 
+    /// Whether this connection is to end, to make room.
+    pub fn gives_way(&self) -> bool {
+        self.look(|taken| taken.gives_way.get() && taken.waits.get() != Waits::Not).unwrap_or(false)
+    }
+
+    pub fn waits_for_request(&self) {
+        self.look(|taken| taken.waits.set(Waits::Request(self.seats.at())));
+    }
+
+    /// Has begun something that is not to be ended.
+    pub fn is_busy(&self) {
+        self.look(|taken| {
+            taken.waits.set(Waits::Not);
+            taken.gives_way.set(false);
+        });
+    }
+
+    /// Begins to wait for the rest of something, unless it does already.
+    pub fn waits_for_rest(&self) {
+        self.look(|taken| {
+            if !matches!(taken.waits.get(), Waits::Rest(_)) {
+                taken.waits.set(Waits::Rest(self.seats.at()));
+            }
+        });
+    }
+
+    #[inline]
+    fn look<T>(&self, at: impl FnOnce(&Taken) -> T) -> Option<T> {
+        self.seats.taken.borrow().get(self.number).and_then(Option::as_ref).map(at)
+    }
+
     /// The tick at which as much time has surely passed.
     #[inline]
     fn after(&self, wait: Duration) -> Tick {
@@ -188,11 +249,7 @@ impl Seat {
     /// Has the task woken at `due` at the latest; what was asked for before holds too.
     #[inline]
     fn wake_at(&self, due: Tick) {
-        if let Some(Some(taken)) = self.seats.taken.borrow().get(self.number)
-            && due < taken.due.get()
-        {
-            taken.due.set(due);
-        }
+        self.look(|taken| taken.due.set(taken.due.get().min(due)));
     }
 }
 
@@ -201,6 +258,7 @@ impl Drop for Seat {
         self.seats.taken.borrow_mut()[self.number] = None;
         self.seats.free.borrow_mut().push(self.number);
         self.seats.count.set(self.seats.count.get() - 1);
+        self.seats.crowd.seated.fetch_sub(1, Ordering::Relaxed);
         self.seats.tell_room();
     }
 }
@@ -219,6 +277,13 @@ impl<'s> Timer<'s> {
     #[inline]
     pub fn arm(&mut self, after: Duration) {
         self.due = self.seat.after(after);
+    }
+
+    /// A timer that is armed.
+    pub fn set(seat: &'s Seat, after: Duration) -> Self {
+        let mut timer = Self::new(seat);
+        timer.arm(after);
+        timer
     }
 
     pub fn disarm(&mut self) {
@@ -257,7 +322,7 @@ mod tests {
     #[test]
     fn a_timer_is_never_early_and_wakes_its_task() {
         run(async {
-            let seats = Seats::new();
+            let seats = Seats::new(Arc::default());
             let ticker = tokio::task::spawn_local(tick(Rc::downgrade(&seats)));
             for _ in 0..3 {
                 let one = seat(&seats).await;
@@ -279,7 +344,7 @@ mod tests {
     #[test]
     fn a_clock_that_stood_is_looked_at_before_anything_goes_by_it() {
         run(async {
-            let seats = Seats::new();
+            let seats = Seats::new(Arc::default());
             let before = seats.at();
             while before.elapsed() < TICK {
                 tokio::task::yield_now().await;
@@ -294,7 +359,7 @@ mod tests {
     #[test]
     fn seats_are_counted_and_who_waits_for_one_is_woken() {
         run(async {
-            let seats = Seats::new();
+            let seats = Seats::new(Arc::default());
             let (one, two) = (seat(&seats).await, seat(&seats).await);
             drop(one);
             let three = seat(&seats).await;
@@ -306,6 +371,39 @@ mod tests {
             seats.empty().await;
             assert_eq!(seats.count(), 0);
             leaves.await.unwrap();
+        });
+    }
+
+    #[test]
+    fn those_without_a_request_give_way_first_and_then_those_slow_to_tell_theirs() {
+        run(async {
+            let crowd = Arc::<Crowd>::default();
+            let seats = Seats::new(Arc::clone(&crowd));
+            let ago = |seconds| Instant::now() - Duration::from_secs(seconds);
+            let kinds = [
+                Waits::Not,
+                Waits::Rest(ago(9)),
+                Waits::Request(ago(5)),
+                Waits::Request(ago(7)),
+                Waits::Request(ago(1)),
+            ];
+            let mut taken = Vec::new();
+            for waits in kinds {
+                let seat = seat(&seats).await;
+                seat.look(|taken| taken.waits.set(waits));
+                taken.push(seat);
+            }
+            let ended = || taken.iter().map(Seat::gives_way).collect::<Vec<_>>();
+            for (gone, due) in [(1, [0, 0, 0, 1, 0]), (1, [0, 0, 1, 1, 0]), (1, [0, 1, 1, 1, 0]), (0, [0, 1, 1, 1, 0])]
+            {
+                assert_eq!(seats.make_room(1, Duration::from_secs(2)), gone);
+                assert_eq!(ended(), due.map(|one| one == 1));
+            }
+            taken[1].is_busy();
+            assert!(!taken[1].gives_way());
+            assert_eq!(crowd.open(), 5);
+            drop(taken);
+            assert_eq!(crowd.open(), 0);
         });
     }
 }

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, watch};
 
 use super::buffer::BUFFER_BYTES;
 use super::conn;
+use super::crowd::{self, Told};
 use super::handler::{Handler, Peer};
 use super::limits::Limits;
 use super::lot::Lot;
@@ -29,6 +30,8 @@ use super::tls::TlsStream;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// The idle upstream connections, each of which costs a system call, are looked at every so many times.
 const POOL_TURNS: u32 = 5;
+/// Between two tries to make room for those who wait to be connected.
+const ROOM_EVERY: Duration = Duration::from_millis(50);
 /// After an accept that failed, mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -72,14 +75,16 @@ pub(super) struct Worker {
     pub seats: Rc<Seats>,
     pub lot: Lot,
     draining: Cell<bool>,
+    told: Told,
 }
 
 impl Worker {
     fn open(mut limits: Limits) -> io::Result<Rc<Self>> {
         limits.head_bytes = limits.head_bytes.min(BUFFER_BYTES);
         let pool = Pool::new(&limits);
-        let (seats, lot) = (Seats::new(), Lot::open(Arc::clone(&limits.parked))?);
-        Ok(Rc::new(Self { limits, pool, seats, lot, draining: Cell::new(false) }))
+        let crowd = &limits.crowd;
+        let (seats, lot) = (Seats::new(Arc::clone(crowd)), Lot::open(Arc::clone(crowd))?);
+        Ok(Rc::new(Self { limits, pool, seats, lot, draining: Cell::new(false), told: Told::default() }))
     }
 
     /// Whether connections are to end after what they are at.
@@ -92,8 +97,30 @@ impl Worker {
         self.limits.idle_timeout.is_none_or(|idle| idle > self.limits.park_after)
     }
 
+    fn connections(&self) -> usize {
+        self.seats.count() + self.lot.count()
+    }
+
     fn is_full(&self) -> bool {
-        self.seats.count() + self.lot.count() >= self.limits.connections.max(1)
+        self.connections() >= self.limits.connections.max(1)
+    }
+
+    /// Waits until there is room for one more.
+    async fn room(&self) {
+        poll_fn(|cx| {
+            self.seats.wake_on_room(cx);
+            if self.is_full() { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+    }
+
+    /// All places are taken, and others wait. Where only the other side may close idle connections, they go on waiting.
+    fn make_room(&self) {
+        let patience = if self.limits.idle_timeout.is_some() { self.limits.reuse_idle } else { Duration::MAX };
+        let most = crowd::share(self.connections());
+        let parked = self.lot.make_room(most, patience, Instant::now());
+        let gone = parked + self.seats.make_room(most - parked, patience);
+        self.told.gave_way(gone, self.connections(), &self.limits.crowd);
     }
 }
 
@@ -207,23 +234,31 @@ impl Doors {
     /// Takes connections, as many as are there at a time, while there is room.
     async fn accept(&self, worker: &Worker, begin: impl Fn(Stream, Peer)) -> io::Result<()> {
         loop {
-            let error = poll_fn(|cx| self.poll_accept_all(cx, worker, &begin)).await;
-            tracing::warn!(%error, "cannot accept a connection");
-            tokio::time::sleep(ACCEPT_PAUSE).await;
+            while worker.is_full() {
+                tokio::select! {
+                    () = worker.room() => {}
+                    () = tokio::time::sleep(ROOM_EVERY) => worker.make_room(),
+                }
+            }
+            if let Err(error) = poll_fn(|cx| self.poll_accept_all(cx, worker, &begin)).await {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
 
-    fn poll_accept_all(&self, cx: &mut Context<'_>, worker: &Worker, begin: impl Fn(Stream, Peer)) -> Poll<io::Error> {
-        loop {
-            if worker.is_full() {
-                worker.seats.wake_on_room(cx);
-                return Poll::Pending;
-            }
-            match ready!(self.poll_accept(cx)) {
-                Ok((stream, peer)) => begin(stream, peer),
-                Err(error) => return Poll::Ready(error),
-            }
+    /// Ready when there is no more room.
+    fn poll_accept_all(
+        &self,
+        cx: &mut Context<'_>,
+        worker: &Worker,
+        begin: impl Fn(Stream, Peer),
+    ) -> Poll<io::Result<()>> {
+        while !worker.is_full() {
+            let (stream, peer) = ready!(self.poll_accept(cx))?;
+            begin(stream, peer);
         }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Peer)>> {

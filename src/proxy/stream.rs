@@ -86,6 +86,12 @@ impl Writer<'_> {
     }
 }
 
+impl AsRef<TcpStream> for Writer<'_> {
+    fn as_ref(&self) -> &TcpStream {
+        self.tcp()
+    }
+}
+
 impl AsyncWrite for Writer<'_> {
     #[inline]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {

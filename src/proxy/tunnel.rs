@@ -2,8 +2,7 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,8 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::buffer::Input;
-use super::inbound::{Client, poll_fill};
-use super::seats::Timer;
+use super::inbound::{Client, poll_fill, poll_taken};
+use super::seats::{Seat, Timer};
 
 /// How a tunnel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,19 +30,22 @@ pub(super) struct Passed {
     pub down: Cell<u64>,
 }
 
-/// Carries bytes both ways; an end on one side is passed on, and the other side may go on. Ends early when `cut` is ready.
+/// Carries bytes both ways; an end on one side is passed on, and the other side may go on. Ends early when `cut` is ready,
+/// or when a side takes nothing for as long as `stall`.
 pub(super) async fn run(
     client: &mut Client<'_>,
     upstream: &mut TcpStream,
     from_upstream: &mut Input,
     passed: &Passed,
-    half_closed: Duration,
+    (half_closed, stall): (Duration, Duration),
     mut cut: impl FnMut(&mut Context<'_>) -> Poll<()>,
 ) -> Ended {
     let (mut upstream_reader, mut upstream_writer) = upstream.split();
     let inbound = &mut client.inbound;
-    let mut up = pin!(pump(&mut inbound.reader, &mut inbound.input, &mut upstream_writer, &passed.up));
-    let mut down = pin!(pump(&mut upstream_reader, from_upstream, &mut client.outbound.writer, &passed.down));
+    let mut up =
+        pin!(pump(&mut inbound.reader, &mut inbound.input, &mut upstream_writer, &passed.up, client.seat, stall));
+    let mut down =
+        pin!(pump(&mut upstream_reader, from_upstream, &mut client.outbound.writer, &passed.down, client.seat, stall));
     let (mut up_done, mut down_done) = (false, false);
     let (mut timer, mut seen) = (Timer::new(client.seat), None);
     poll_fn(|cx| {
@@ -82,19 +84,23 @@ enum Lost {
     Writer,
 }
 
-async fn pump<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+async fn pump<R: AsyncRead + Unpin, W: AsyncWrite + AsRef<TcpStream> + Unpin>(
     reader: &mut R,
     input: &mut Input,
     writer: &mut W,
     passed: &Cell<u64>,
+    seat: &Seat,
+    stall: Duration,
 ) -> Result<(), Lost> {
-    let lost = |_: io::Error| Lost::Writer;
+    let mut timer = Timer::new(seat);
     loop {
         while !input.is_empty() {
-            let written = writer.write(input.filled()).await.map_err(lost)?;
-            if written == 0 {
-                return Err(Lost::Writer);
-            }
+            let mut waits = None;
+            let written = poll_fn(|cx| match Pin::new(&mut *writer).poll_write(cx, input.filled()) {
+                Poll::Pending => poll_taken(writer.as_ref(), &mut waits, &mut timer, stall).map(|()| Ok(0)),
+                written => written,
+            });
+            let Ok(written @ 1..) = written.await else { return Err(Lost::Writer) };
             passed.set(passed.get() + written as u64);
             input.consume(written);
         }

@@ -1,9 +1,11 @@
 //! Owns the way of a request to its upstream, and the watch over its client afterwards. Must not know the response.
 
 use std::cell::Cell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
+use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::WriteHalf;
@@ -11,9 +13,14 @@ use tokio::net::tcp::WriteHalf;
 use super::answer::Answer;
 use super::body::{Decoder, Framing, write_chunk};
 use super::buffer::Output;
+use super::download::LARGE_BYTES;
 use super::head::malformed;
-use super::inbound::{Inbound, NoBytes};
+use super::inbound::{Inbound, NoBytes, keep_little_unsent};
 use super::limits::{Limits, Reservation};
+use super::seats::Timer;
+
+/// Between two looks at a client whose upstream takes nothing.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// A request's body, over all attempts.
 pub(super) struct Body {
@@ -46,12 +53,14 @@ impl Body {
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
         while !self.decoder.is_done() {
             if inbound.input.is_empty() {
+                inbound.seat.waits_for_rest();
                 read_more(inbound, limits).await?;
             }
             let piece = self.decoder.next(inbound.input.filled()).map_err(End::malformed)?;
             bytes.extend_from_slice(&inbound.input.filled()[piece.used - piece.data..piece.used]);
             inbound.input.consume(piece.used);
         }
+        inbound.seat.is_busy();
         inbound.input.release();
         self.received = bytes.len() as u64;
         self.kept = Some((bytes, reservation));
@@ -160,7 +169,7 @@ async fn send(
             },
         );
     wait.await.map_err(|()| End::ClientLeft)?;
-    stream(writer, inbound, body, progress, limits).await
+    stream(writer, inbound, body, progress, may_half_close, limits).await
 }
 
 /// Passes a body on as it comes, framed anew.
@@ -169,9 +178,10 @@ async fn stream(
     inbound: &mut Inbound<'_>,
     body: &mut Body,
     progress: &Progress,
+    may_half_close: bool,
     limits: &Limits,
 ) -> Result<(), Halt> {
-    let mut out = Output::lease();
+    let (mut out, mut large) = (Output::lease(), false);
     loop {
         while !inbound.input.is_empty() && !body.decoder.is_done() {
             let piece = body.decoder.next(inbound.input.filled()).map_err(End::malformed)?;
@@ -182,7 +192,7 @@ async fn stream(
             }
             match body.framing {
                 Framing::Chunked => write_chunk(data, &mut out),
-                _ => write_both(writer, data, &[], progress).await?,
+                _ => write_watching(writer, data, progress, inbound, may_half_close).await?,
             }
             inbound.input.consume(piece.used);
         }
@@ -190,11 +200,15 @@ async fn stream(
         if done && body.framing == Framing::Chunked {
             body.decoder.write_end(&mut out);
         }
-        write_both(writer, &out, &[], progress).await?;
+        write_watching(writer, &out, progress, inbound, may_half_close).await?;
         out.clear();
         if done {
             inbound.input.release();
             return Ok(());
+        }
+        if !large && body.received > LARGE_BYTES {
+            large = true;
+            keep_little_unsent(writer.as_ref());
         }
         progress.waits_for_client.set(true);
         read_more(inbound, limits).await?;
@@ -218,6 +232,33 @@ pub fn too_large(limit: u64) -> Answer {
     Answer::new(413, "body_too_large", format!("the program takes bodies of at most {limit} bytes"))
         .hint("raise body_limit in the program's manifest")
         .closing()
+}
+
+/// Writes, and looks from time to time whether the client is still there: while the upstream takes nothing, nothing is
+/// read from the client, so that its end does not show.
+async fn write_watching(
+    writer: &mut WriteHalf<'_>,
+    bytes: &[u8],
+    progress: &Progress,
+    inbound: &Inbound<'_>,
+    may_half_close: bool,
+) -> Result<(), Halt> {
+    let mut write = pin!(write_both(writer, bytes, &[], progress));
+    let mut timer: Option<Timer<'_>> = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(written) = write.as_mut().poll(cx) {
+            return Poll::Ready(written.map_err(Halt::from));
+        }
+        let timer = timer.get_or_insert_with(|| Timer::set(inbound.seat, LOOK_EVERY));
+        while timer.poll().is_ready() {
+            if inbound.is_gone(may_half_close) {
+                return Poll::Ready(Err(End::ClientLeft.into()));
+            }
+            timer.arm(LOOK_EVERY);
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// Writes one after the other, in one system call where the kernel takes both.

@@ -67,8 +67,19 @@ impl Scrape {
         let revision = snapshot.list.as_ref().map_or(0, |list| list.stamp.revision.0);
         let node = BTreeMap::from([(vec![("node", self.0.rules.identity.name.to_string())], revision)]);
         gauges(to, "neap_server_list_revision", "Revision of the Server List held", &node)?;
+        self.clients(to)?;
         let build = BTreeMap::from([(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1)]);
         gauges(to, "neap_build_info", "The build of neap that runs here", &build)
+    }
+
+    fn clients(&self, to: &mut DescriptorEncoder) -> fmt::Result {
+        let crowd = &self.0.rules.crowd;
+        let node = |value| BTreeMap::from([(vec![("node", self.0.rules.identity.name.to_string())], value)]);
+        gauges(to, "neap_client_connections", "Clients that are connected", &node(crowd.open()))?;
+        let help = "Connections closed to make room for others, at limits.connections";
+        counters(to, "neap_connections_gave_way", help, &node(crowd.gave_way()))?;
+        let help = "Times that all connections were busy while others waited, at limits.connections";
+        counters(to, "neap_connections_full", help, &node(crowd.full()))
     }
 }
 

@@ -22,6 +22,7 @@ pub fn shared(workers: usize) -> Arc<Shared> {
         expose_version: false,
         held_requests: 1,
         unreachable_wait: Duration::from_secs(1),
+        crowd: Arc::default(),
     };
     Shared::new(rules, workers, None)
 }

@@ -19,6 +19,7 @@ use super::snapshot::{Server, Setting, Snapshot};
 use crate::domain::placement::Millis;
 use crate::link::identity::Identity;
 use crate::link::secret::Secret;
+use crate::proxy::Crowd;
 
 /// Tells whose `X-Forwarded-*` are believed.
 pub type Trusted = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
@@ -32,6 +33,8 @@ pub struct Rules {
     pub expose_version: bool,
     pub held_requests: usize,
     pub unreachable_wait: Duration,
+    /// The clients that are connected.
+    pub crowd: Arc<Crowd>,
 }
 
 pub struct Shared {

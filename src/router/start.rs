@@ -186,6 +186,7 @@ fn rules(config: &RouterConfig) -> Rules {
         expose_version: config.expose_version,
         held_requests: config.limits.held_requests,
         unreachable_wait: config.limits.unreachable_wait,
+        crowd: Arc::clone(&config.limits.proxy.crowd),
     }
 }
 

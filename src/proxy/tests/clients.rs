@@ -152,16 +152,72 @@ fn a_slow_head_is_408_and_an_idle_connection_is_closed() {
 }
 
 #[test]
-fn connections_beyond_the_bound_wait_for_room() {
+fn connections_beyond_the_bound_wait_while_all_are_busy() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let upstream = Upstream::start(move |peer, _| {
+        serve_all(peer, |head, _| {
+            wait.lock().unwrap().recv().unwrap();
+            ok(head.split(' ').nth(1).unwrap())
+        });
+    });
+    let limits = Limits { connections: 1, reuse_idle: Duration::ZERO, ..Limits::default() };
+    let crowd = std::sync::Arc::clone(&limits.crowd);
+    let proxy = Proxy::with(Script::to([target(upstream.addr)]), limits);
+    let mut first = proxy.connect();
+    first.send(get("/1"));
+    let mut second = proxy.connect();
+    second.send(get("/2"));
+    eventually("somebody waits", || crowd.full() > 0);
+    assert!(second.is_silent() && crowd.gave_way() == 0);
+    go.send(()).unwrap();
+    assert_eq!(first.message().1, b"/1");
+    go.send(()).unwrap();
+    assert_eq!(second.message().1, b"/2");
+    assert_eq!(first.rest(), "", "it gave way once it was idle");
+}
+
+#[test]
+fn clients_that_are_slow_to_tell_their_requests_keep_nobody_out() {
     let upstream = echo();
-    let limits = Limits { connections: 1, ..Limits::default() };
+    let patience = Duration::from_millis(100);
+    let limits = Limits { connections: 4, reuse_idle: patience, ..Limits::default() };
+    let crowd = std::sync::Arc::clone(&limits.crowd);
+    let proxy = Proxy::with(Script::to([target(upstream.addr)]), limits);
+    let kinds = ["", "GET /slow HTTP/1.1\r\nX: ", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\n\r\nslow"];
+    let mut slow: Vec<_> = (0..24)
+        .map(|number| {
+            let mut client = proxy.connect();
+            client.send(kinds[number % 3]);
+            client
+        })
+        .collect();
+    for number in 0..5 {
+        let mut client = proxy.connect();
+        client.send(get(&format!("/{number}")));
+        assert_eq!(client.message().1, format!("/{number}").as_bytes());
+    }
+    assert!(crowd.gave_way() >= 21, "{crowd:?}");
+    let ends: Vec<_> = slow[..3].iter_mut().map(Peer::rest).collect();
+    assert!(
+        ends[0].is_empty() && ends[1].starts_with("HTTP/1.1 408 ") && ends[2].starts_with("HTTP/1.1 408 "),
+        "{ends:?}"
+    );
+}
+
+#[test]
+fn on_a_data_port_only_the_other_side_closes_however_many_wait() {
+    let upstream = echo();
+    let limits = Limits { connections: 1, reuse_idle: Duration::ZERO, ..Limits::of_data_port() };
+    let crowd = std::sync::Arc::clone(&limits.crowd);
     let proxy = Proxy::with(Script::to([target(upstream.addr)]), limits);
     let mut first = proxy.connect();
     first.send(get("/1"));
     assert_eq!(first.message().1, b"/1");
     let mut second = proxy.connect();
     second.send(get("/2"));
-    assert!(second.is_silent());
+    eventually("somebody waits", || crowd.full() > 1);
+    assert!(second.is_silent() && crowd.gave_way() == 0);
     drop(first);
     assert_eq!(second.message().1, b"/2");
 }

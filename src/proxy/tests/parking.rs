@@ -1,10 +1,9 @@
 //! Idle connections that are parked: what a client sees of it, which is nothing.
 
 use super::support::*;
-use crate::proxy::Limits;
+use crate::proxy::{Crowd, Limits};
 use rustix::process::{Resource, Rlimit};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 fn echo() -> Upstream {
@@ -12,14 +11,14 @@ fn echo() -> Upstream {
 }
 
 /// Parks at once what is idle.
-fn parking(limits: Limits) -> (Limits, Arc<AtomicUsize>) {
+fn parking(limits: Limits) -> (Limits, Arc<Crowd>) {
     let limits = Limits { park_after: Duration::ZERO, ..limits };
-    let parked = Arc::clone(&limits.parked);
+    let parked = Arc::clone(&limits.crowd);
     (limits, parked)
 }
 
-fn until(parked: &AtomicUsize, count: usize) {
-    eventually("parking", || parked.load(Ordering::Relaxed) == count);
+fn until(crowd: &Crowd, count: usize) {
+    eventually("parking", || crowd.parked() == count as u64);
 }
 
 #[test]
@@ -74,7 +73,7 @@ fn what_is_not_idle_is_not_parked() {
     begins.send("\r");
     until(&parked, 1);
     assert!(asks.is_silent() && begins.is_silent());
-    assert_eq!(parked.load(Ordering::Relaxed), 1, "one waits for its answer, one has sent a part");
+    assert_eq!(parked.parked(), 1, "one waits for its answer, one has sent a part");
     go.send(()).unwrap();
     assert_eq!(asks.message().1, b"late");
     until(&parked, 2);
@@ -84,7 +83,7 @@ fn what_is_not_idle_is_not_parked() {
 #[test]
 fn a_parked_connection_that_the_client_closes_makes_room() {
     let upstream = echo();
-    let (limits, parked) = parking(Limits { connections: 1, ..Limits::default() });
+    let (limits, parked) = parking(Limits { connections: 1, reuse_idle: Duration::from_secs(60), ..Limits::default() });
     let proxy = Proxy::with(Script::to([target(upstream.addr)]), limits);
     let first = proxy.connect();
     until(&parked, 1);
@@ -123,7 +122,7 @@ fn shutdown_closes_what_is_parked_and_serves_what_was_on_its_way() {
         }
         assert_eq!(idle.rest(), "");
         proxy.join();
-        assert_eq!(parked.load(Ordering::Relaxed), 0);
+        assert_eq!(parked.parked(), 0);
     }
 }
 

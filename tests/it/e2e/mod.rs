@@ -4,11 +4,15 @@
 mod asks;
 mod bad_input;
 mod bad_versions;
+mod clients;
+mod idle_close;
 mod judged;
+mod long_lived;
 mod management;
 mod others;
 mod partition;
 mod policies;
 mod servers;
+mod soak;
 mod together;
 mod upgrades;

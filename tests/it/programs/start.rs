@@ -7,7 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use neap::programs::adopt;
 use neap::programs::instance::Exit;
+use neap::programs::open_files;
 use neap::programs::probe::{self, StartReason};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 #[actix_rt::test]
 async fn a_program_is_launched_probed_and_stopped_by_its_signal() {
@@ -34,6 +36,21 @@ async fn the_environment_is_clean() {
         assert!(environ.split('\0').any(|line| line == expected), "{expected}");
     }
     assert_eq!(fs::metadata(home).unwrap().permissions().mode() & 0o777, 0o700);
+    stop_now(&instance).await;
+}
+
+#[actix_rt::test]
+async fn a_program_may_open_as_many_files_as_before_its_node_took_all_that_there_are() {
+    let bound = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(900), ..bound }).unwrap();
+    let (all, taken) = (open_files::take_all(), getrlimit(Resource::Nofile));
+    assert!(all == bound.maximum && taken.current == bound.maximum, "{taken:?}");
+    let ground = Ground::new("[process]\ncommand = ['sleep', '60']\n");
+    let instance = ground.launch().await;
+    environ_of(instance.record().pid, "sleep").await;
+    let limits = fs::read_to_string(format!("/proc/{}/limits", instance.record().pid)).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().nth(3), Some("900"), "{files}");
     stop_now(&instance).await;
 }
 

@@ -163,6 +163,11 @@ impl Cluster {
         format!("http://{}/{program}", self.block.at(10 + router, HTTP_PORT))
     }
 
+    /// Where clients of the first router go.
+    pub fn router(&self) -> std::net::SocketAddr {
+        self.block.at(11, HTTP_PORT)
+    }
+
     pub fn node(&mut self, name: &str) -> &mut Node {
         let found = self.nodes.iter_mut().find(|node| node.name == name);
         found.unwrap_or_else(|| panic!("there is no node {name}"))
@@ -270,6 +275,14 @@ impl Cluster {
         let number: u8 = server.trim_start_matches("server-").parse().unwrap();
         let answer = http::ask(self.block.at(20 + number, 7_420), "GET /metrics", b"", ASK)?;
         Ok(String::from_utf8_lossy(&answer.body).into_owned())
+    }
+
+    /// Requests that a server has admitted and that have not ended.
+    pub fn active(&self, server: &str) -> Result<u64, String> {
+        let metrics = self.metrics(server)?;
+        let lines = metrics.lines().filter(|line| line.starts_with("neap_active_requests{"));
+        let counts = lines.map(|line| line.rsplit(' ').next().and_then(|count| count.parse::<u64>().ok()));
+        counts.sum::<Option<u64>>().ok_or(format!("not understood: {metrics}"))
     }
 
     /// The newest ripple of a program.

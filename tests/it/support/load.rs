@@ -27,16 +27,22 @@ pub struct Lane {
     rate: f64,
     mix: Mix,
     versions: Vec<String>,
+    headers: Vec<(String, String)>,
 }
 
 impl Lane {
     pub fn to(program: &'static str, rate: f64, mix: Mix) -> Self {
-        Self { program, router: 1, rate, mix, versions: Vec::new() }
+        Self { program, router: 1, rate, mix, versions: Vec::new(), headers: Vec::new() }
     }
 
     /// By another router than the first.
     pub fn by_router(self, router: u8) -> Self {
         Self { router, ..self }
+    }
+
+    /// Each request on a connection of its own.
+    pub fn unkept(self) -> Self {
+        Self { headers: vec![("Connection".to_owned(), "close".to_owned())], ..self }
     }
 
     /// An answer of another version is a failure.
@@ -49,6 +55,7 @@ impl Load {
     pub fn start(cluster: &Cluster, lanes: Vec<Lane>) -> Self {
         let target = |lane: &Lane| Target {
             expect_versions: lane.versions.clone(),
+            headers: lane.headers.clone(),
             ..Target::new(cluster.url(lane.router, lane.program).parse().unwrap(), lane.rate).mix(lane.mix.clone())
         };
         let plan = Plan::new(lanes.iter().map(target).collect()).timeout(Duration::from_secs(40));

@@ -5,6 +5,7 @@ mod block;
 pub mod cluster;
 mod http;
 pub use http::Answer;
+pub mod kept;
 pub mod load;
 mod node;
 pub mod release;
@@ -29,4 +30,9 @@ pub fn until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Result
             Err(_) => std::thread::sleep(LOOK),
         }
     }
+}
+
+/// Runs what waits for many things at once.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }

@@ -76,9 +76,22 @@ impl Node {
         kill_process(Pid::from_child(child), signal).unwrap();
     }
 
+    /// All that it said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The memory that its process holds, in bytes.
+    pub fn resident(&self) -> u64 {
+        let pid = self.child.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)).id();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
     /// The end of its log.
     pub fn tail(&self) -> String {
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         let tail = lines[lines.len().saturating_sub(SHOWN)..].join("\n");
         format!("--- {} ({})\n{tail}\n", self.name, self.log.display())
