@@ -1,9 +1,8 @@
 //! Owns what passes on one upstream connection: the request sent, each response's head judged, the final one passed on.
 //! Must not know how the connection was made, nor what follows when it came to nothing (`attempt.rs`).
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::{Pin, pin};
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -18,6 +17,7 @@ use super::exchange::{Exchange, Fate, Live, Meta};
 use super::handler::{AttemptFailure, Attempts, Failure, LongLived, Outcome, Target, WhenCut};
 use super::inbound::{Outbound, watch_peer};
 use super::limits::{OF_PROGRAM, OF_SERVER};
+use super::race::{Patience, Raced, race};
 use super::response::{self, ResponseHead};
 use super::seats::Timer;
 use super::serve::Worker;
@@ -337,65 +337,4 @@ fn frame(head: &ResponseHead<'_>, meta: &Meta, closing: bool, out: &mut Vec<u8>)
         broken,
         long_lived: false,
     }
-}
-
-/// Which of a request's sides came to an end.
-enum Raced<T> {
-    Done(T),
-    Upload(End),
-    Cut,
-    Late,
-}
-
-/// The wait for an answer's head. It runs while the next move is the upstream's.
-struct Patience<'p, 's> {
-    timer: &'p mut Timer<'s>,
-    timeout: Duration,
-    /// The move that it was last set at.
-    seen: Option<u32>,
-}
-
-impl Patience<'_, '_> {
-    fn poll(&mut self, progress: &Progress) -> Poll<()> {
-        let moves = Some(progress.moves.get());
-        if progress.waits_for_client.get() {
-            self.timer.disarm();
-            self.seen = None;
-        } else if self.seen != moves {
-            self.timer.arm(self.timeout);
-            self.seen = moves;
-        }
-        self.timer.poll()
-    }
-}
-
-/// Runs the response's side, the request's side, the cut and the wait together.
-async fn race<T, R: Attempts>(
-    mut main: Pin<&mut impl Future<Output = T>>,
-    mut upload: Pin<&mut impl Future<Output = End>>,
-    progress: &Progress,
-    live: &mut Live<R>,
-    mut patience: Option<&mut Patience<'_, '_>>,
-) -> Raced<T> {
-    poll_fn(|cx| {
-        // The request's side first, since the response's goes by what it did; but once it only watches for the client's
-        // leaving it comes last, and not at all when the response is there.
-        let watches = progress.only_watches();
-        if !watches && let Poll::Ready(end) = upload.as_mut().poll(cx) {
-            return Poll::Ready(Raced::Upload(end));
-        }
-        if let Poll::Ready(done) = main.as_mut().poll(cx) {
-            return Poll::Ready(Raced::Done(done));
-        }
-        if watches && let Poll::Ready(end) = upload.as_mut().poll(cx) {
-            return Poll::Ready(Raced::Upload(end));
-        }
-        if let Some(patience) = &mut patience
-            && patience.poll(progress).is_ready()
-        {
-            return Poll::Ready(Raced::Late);
-        }
-        live.role().poll_cut(cx).map(|()| Raced::Cut)
-    })
-    .await
 }

@@ -32,6 +32,7 @@ mod listen;
 mod lot;
 mod path;
 mod pool;
+mod race;
 mod response;
 mod seats;
 mod serve;
