@@ -5,7 +5,7 @@
 //! plan, mix     what to send, where, how fast          (parsed once, valid)
 //! schedule      when each request is due               (pure)
 //! run           sends on time, whatever the answers do
-//! pool, exchange, websocket                            the connections
+//! stream, pool, exchange, websocket                    the connections
 //! answer        reads one HTTP/1.1 answer              (pure)
 //! check         is it the answer that was due?         (pure)
 //! tally, report the account                            (pure)
@@ -20,6 +20,7 @@ mod pool;
 pub mod report;
 mod run;
 mod schedule;
+mod stream;
 mod tally;
 mod websocket;
 
@@ -30,3 +31,4 @@ pub use mix::{Kind, Mix, Request};
 pub use plan::{Plan, Target, Url};
 pub use report::{Counts, Failure, FailureKind, Latency, Post, Report, Second, TargetReport};
 pub use run::{Running, run, start};
+pub use stream::Trust;

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use rustls::ClientConfig;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep_until, timeout_at};
@@ -49,10 +50,12 @@ pub struct Running {
 /// Starts a plan on a thread of its own, so that nothing the caller does slows the sending.
 pub fn start(plan: Plan) -> Result<Running, StartError> {
     plan.check()?;
+    let secure = plan.targets.iter().any(|target| target.url.secure);
+    let tls = if secure { Some(plan.trust.config().map_err(BadPlan::Tls)?) } else { None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (order, orders) = watch::channel(Order::Send);
     let (send, report) = oneshot::channel();
-    let state = Arc::new(State::new(plan));
+    let state = Arc::new(State::new(plan, tls.as_ref()));
     let ours = Arc::clone(&state);
     thread::Builder::new().name("traffic".to_owned()).spawn(move || {
         runtime.block_on(ours.run(orders));
@@ -129,7 +132,7 @@ struct State {
 }
 
 impl State {
-    fn new(plan: Plan) -> Self {
+    fn new(plan: Plan, tls: Option<&Arc<ClientConfig>>) -> Self {
         let started = Instant::now();
         // Ids of two runs must never meet: programs log them.
         let run = ulid::Ulid::new().to_string().to_lowercase();
@@ -139,7 +142,7 @@ impl State {
                 run: run.clone(),
                 started,
                 timeout: plan.timeout,
-                pool: Pool::new(&target.url, plan.connections_max),
+                pool: Pool::new(&target.url, plan.connections_max, tls.filter(|_| target.url.secure).cloned()),
                 target,
                 tally: Mutex::new(Tally::default()),
             })
@@ -310,7 +313,12 @@ impl Lane {
             after_ms: u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
             took_ms: u64::try_from(due.elapsed().as_millis()).unwrap_or(u64::MAX),
             method: request.method.clone(),
-            url: format!("http://{}{}", self.target.url.authority(), self.target.url.join(&request.path)),
+            url: format!(
+                "{}://{}{}",
+                self.target.url.scheme(),
+                self.target.url.authority(),
+                self.target.url.join(&request.path)
+            ),
             kind: trouble.kind,
             detail: trouble.detail,
             status,
