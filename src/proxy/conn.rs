@@ -6,8 +6,6 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-
 use super::answer::Answer;
 use super::body::Decoder;
 use super::buffer::Output;
@@ -205,7 +203,7 @@ fn open<H: Handler>(
 
 /// Closes so that the client can still read its answer: unread bytes would turn the close into a reset.
 async fn linger(client: &mut Client<'_>, worker: &Worker) {
-    if client.outbound.writer.shutdown().await.is_ok() {
+    if client.outbound.end().await.is_ok() {
         client.inbound.expect_within(Some(worker.limits.linger));
         client.inbound.discard(worker.limits.linger_bytes).await;
     }

@@ -27,6 +27,8 @@ fn shared() -> Arc<Shared> {
         held_requests: 1,
         unreachable_wait: Duration::from_secs(1),
         crowd: Arc::default(),
+        certificates: None,
+        redirect: None,
     };
     Shared::new(rules, 1)
 }

@@ -12,6 +12,7 @@ mod admin;
 mod explain;
 mod heads;
 mod hello;
+mod https;
 mod ledger;
 mod list;
 mod metrics;
@@ -24,5 +25,6 @@ mod start;
 mod samples;
 
 pub use admin::READY_PATH;
+pub use https::Https;
 pub use shared::Trusted;
 pub use start::{Router, RouterConfig, RouterLimits, RunningRouter};

@@ -47,6 +47,12 @@ impl Handler for Requests {
     type Request = Request;
 
     fn begin(&self, head: &RequestHead<'_>, peer: Peer) -> Begin<Request> {
+        if let Some(redirect) = self.shared.rules.redirect.as_ref().filter(|_| !peer.secure) {
+            let trusted = (self.shared.rules.trusted)(peer.addr.ip().to_canonical());
+            if let Some(answer) = redirect.of(head, trusted) {
+                return Begin::Answer(answer);
+            }
+        }
         let news = self.shared.news_seen();
         let snapshot = self.shared.snapshot();
         let headers = head.headers.iter().map(|header| (header.name, header.value));

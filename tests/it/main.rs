@@ -7,5 +7,6 @@ mod programs;
 mod router;
 mod support;
 mod tidy;
+mod tls;
 mod traffic;
 mod vectors;

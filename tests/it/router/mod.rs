@@ -4,3 +4,4 @@ mod heads;
 mod lists;
 mod refusals;
 pub mod support;
+mod tls;
