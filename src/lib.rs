@@ -32,6 +32,7 @@
 //! | 2 | [`link`] | control messages: outbox, retry, de-duplication, identity, secret |
 //! | 2 | [`programs`] | releases and instances: pack, unpack, launch, probe, adopt, stop, logs |
 //! | 2 | [`proxy`] | the bytes of a request: heads, bodies, pools, tunnels, retry |
+//! | 2 | [`tls`] | certificates and keys: read, checked, chosen by name, watched |
 //! | 2 | [`traffic`] | open-loop load that checks every answer |
 //! | 1 | [`wire`] | what crosses a node's boundary: messages, the API, problems and their codes |
 //! | 0 | [`domain`] | every decision, as pure functions and state machines |
@@ -52,5 +53,6 @@ pub mod proxy;
 pub mod router;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod traffic;
 pub mod wire;

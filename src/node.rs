@@ -14,7 +14,7 @@ use crate::link::client::Client;
 use crate::link::identity::Identity;
 use crate::link::secret::Secret;
 use crate::programs::open_files;
-use crate::router::{Here, Router, RouterConfig, RouterLimits, RunningRouter};
+use crate::router::{Here, Https, Router, RouterConfig, RouterLimits, RunningRouter};
 use crate::store::{Store, StoreError};
 use crate::wire::role::Role;
 use crate::{app_server, management, proxy, telemetry};
@@ -121,7 +121,8 @@ impl Running {
         if config.has(Role::Router) {
             let direct = running.app_server.as_ref().map(|server| server.direct.clone());
             let here = direct.filter(|_| config.router.direct).map(|direct| Arc::new(direct) as Arc<dyn Here>);
-            let started = Router::start(RouterConfig { here, ..router_config(config, identity, client, secret) }).await;
+            let started =
+                Router::start(RouterConfig { here, ..router_config(config, identity, client, secret)? }).await;
             running.router = Some(started.map_err(|error| in_use_or(&error, error.kind()))?);
         }
         Ok(running)
@@ -181,12 +182,30 @@ fn management_settings(config: &Config) -> management::Settings {
     }
 }
 
-fn router_config(config: &Config, identity: &Identity, client: &Client, secret: Option<Secret>) -> RouterConfig {
+fn https(config: &Config) -> Result<Option<Https>, NodeError> {
+    let router = &config.router;
+    let Some(listen) = router.https else { return Ok(None) };
+    Ok(Some(Https {
+        listen,
+        sources: config.certificates().map_err(|why| NodeError::Start(format!("[router] tls {why}")))?,
+        redirect: router.redirect_http,
+        redirect_port: Some(router.redirect_port).filter(|port| *port != 0),
+        check_every: router.limits.tls_check,
+    }))
+}
+
+fn router_config(
+    config: &Config,
+    identity: &Identity,
+    client: &Client,
+    secret: Option<Secret>,
+) -> Result<RouterConfig, NodeError> {
     let (router, limits) = (&config.router, &config.router.limits);
     let networks = router.trusted_proxies.clone();
-    RouterConfig {
+    Ok(RouterConfig {
         identity: identity.clone(),
         http: router.http,
+        https: https(config)?,
         control: router.control,
         workers: config.node.workers,
         data_dir: config.node.data_dir.clone(),
@@ -200,6 +219,7 @@ fn router_config(config: &Config, identity: &Identity, client: &Client, secret: 
         here: None,
         limits: RouterLimits {
             proxy: proxy::Limits {
+                handshake_timeout: limits.tls_timeout,
                 head_bytes: limits.head_size as usize,
                 head_timeout: limits.head_timeout,
                 body_idle: limits.body_timeout,
@@ -221,7 +241,7 @@ fn router_config(config: &Config, identity: &Identity, client: &Client, secret: 
             stop_timeout: limits.stop_timeout,
             mailbox: limits.mailbox,
         },
-    }
+    })
 }
 
 fn app_server_settings(config: &Config) -> Result<app_server::Settings, NodeError> {

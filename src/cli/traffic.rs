@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::domain::duration;
 use crate::traffic::plan::{CONNECTIONS_MAX_DEFAULT, TIMEOUT_DEFAULT};
-use crate::traffic::{Counts, Mix, Plan, Report, Running, Target, Url, start};
+use crate::traffic::{Counts, Mix, Plan, Report, Running, Target, Trust, Url, start};
 
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
@@ -45,7 +45,7 @@ pub struct TrafficArgs {
     #[arg(
         required = true,
         value_name = "URL",
-        help = "Where to send it: http://HOST[:PORT][/PATH]; several are driven at once"
+        help = "Where to send it: http://HOST[:PORT][/PATH], or https://; several are driven at once"
     )]
     pub urls: Vec<Url>,
     /// Requests a second: one for all URLs, or one for each in turn
@@ -73,6 +73,12 @@ pub struct TrafficArgs {
     /// thousands of requests a second to one URL, such as a benchmark sends
     #[arg(long)]
     pub raw: bool,
+    /// A PEM file with the certificates that https believes, instead of the system's
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Believes any certificate
+    #[arg(long, conflicts_with = "ca")]
+    pub insecure: bool,
     /// Writes the id and status of every POST to this file, a line each; "-" for one that got no answer
     #[arg(long, value_name = "FILE")]
     pub ids: Option<PathBuf>,
@@ -142,9 +148,21 @@ fn plan(args: &TrafficArgs, timeout: Option<Duration>) -> Result<Plan, String> {
         timeout: timeout.unwrap_or(TIMEOUT_DEFAULT),
         connections_max: args.connections,
         raw: args.raw,
+        trust: trust(args),
     };
     plan.check().map_err(|error| error.to_string())?;
+    if plan.targets.iter().any(|target| target.url.secure) {
+        plan.trust.config()?;
+    }
     Ok(plan)
+}
+
+fn trust(args: &TrafficArgs) -> Trust {
+    match &args.ca {
+        Some(path) => Trust::Only(path.clone()),
+        None if args.insecure => Trust::Everyone,
+        None => Trust::System,
+    }
 }
 
 /// The value of an option for the URL at `index`: given once, it is for all.
@@ -333,7 +351,7 @@ mod tests {
     fn bad_arguments_are_told_with_their_cure() {
         for (args, told) in [
             (&["http://a", "--sessions", "5"][..], "not built yet"),
-            (&["https://a"], "https is not built yet"),
+            (&["https://a", "--ca", "x", "--insecure"], "cannot be used with"),
             (&["http://a", "--rate", "0"], "more than 0"),
             (&["http://a", "--duration", "5"], "not a duration"),
             (&["http://a", "--mix", "/nowhere/mix.toml"], "/nowhere/mix.toml cannot be read"),

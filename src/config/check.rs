@@ -25,6 +25,7 @@ pub fn check(config: &Config, leaves: &Leaves) -> Result<Option<Secret>, Vec<Fau
     check_listeners(config, &mut fault);
     check_peers(config, &mut fault);
     check_times(config, &mut fault);
+    check_tls(config, &mut fault);
     if config.node.data_dir.as_os_str().is_empty() {
         fault("node.data_dir", "must name a directory".to_owned());
     }
@@ -52,7 +53,8 @@ fn listeners(config: &Config) -> Vec<Listener> {
         listener("app_server.control", Role::AppServer, server.control, false, true),
         listener("management.listen", Role::Management, config.management.listen, false, false),
     ];
-    all.into_iter().filter(|listener| config.has(listener.role)).collect()
+    let https = router.https.map(|address| listener("router.https", Role::Router, address, true, false));
+    all.into_iter().chain(https).filter(|listener| config.has(listener.role)).collect()
 }
 
 fn check_listeners(config: &Config, fault: &mut impl FnMut(&str, String)) {
@@ -104,6 +106,33 @@ fn check_peers(config: &Config, fault: &mut impl FnMut(&str, String)) {
             "{away} is on another machine, which answers only with the cluster's secret: set cluster.secret_file to a copy of management's"
         );
         fault("cluster.management", message);
+    }
+}
+
+/// Every certificate must be one that can be served with now, so that a router never starts with less than it was told.
+fn check_tls(config: &Config, fault: &mut impl FnMut(&str, String)) {
+    if !config.has(Role::Router) {
+        return;
+    }
+    match (config.router.https, config.router.tls.as_slice()) {
+        (None, [_, ..]) => {
+            fault("router.tls", "nothing is served with it: set router.https, as in \"0.0.0.0:443\"".to_owned());
+        }
+        (Some(_), []) => {
+            let cure = "set router.tls = [{ cert = \"site.pem\", key = \"site.key\" }], or, to try it out, [{ self_signed = [] }]";
+            fault("router.https", format!("there is no certificate for it: {cure}"));
+        }
+        _ => {}
+    }
+    match config.certificates() {
+        Err(why) => fault("router.tls", why),
+        Ok(sources) => {
+            for (number, source) in sources.iter().enumerate() {
+                if let Err(why) = source.check() {
+                    fault("router.tls", format!("[{number}] {why}"));
+                }
+            }
+        }
     }
 }
 

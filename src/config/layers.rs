@@ -12,7 +12,10 @@ use toml::de::{DeTable, DeValue};
 /// The defaults, and by that every key there is.
 pub const DEFAULTS: &str = include_str!("../../conf/default.toml");
 /// Keys that `interface.md` names and that are refused until they do something.
-const NOT_BUILT_YET: [&str; 3] = ["router.https", "router.tls", "observe.otlp"];
+const NOT_BUILT_YET: [&str; 1] = ["observe.otlp"];
+/// The one list of tables.
+const TABLES: &str = "router.tls";
+const TABLES_SHAPE: &str = "[{ cert = \"site.pem\", key = \"site.key\" }]";
 /// The one table whose keys are the user's.
 const FREE_TABLE: &str = "node.labels";
 const ENV_PREFIX: &str = "NEAP__";
@@ -234,6 +237,14 @@ fn check_type(key: &str, default: &Value, value: &Value) -> Result<(), String> {
         Value::Array(items) if items.is_empty() => String::new(),
         other => format!(" such as {other}"),
     };
+    if key == TABLES {
+        let of_tables = value.as_array().is_some_and(|items| items.iter().all(Value::is_table));
+        return if of_tables {
+            Ok(())
+        } else {
+            Err(format!("must be a list of tables such as {TABLES_SHAPE}, not {value}"))
+        };
+    }
     let of_strings = |value: &Value| value.as_array().is_none_or(|items| items.iter().all(Value::is_str));
     if !default.same_type(value) || !of_strings(value) {
         let kind = match default {
@@ -261,7 +272,10 @@ fn unknown(known: &Leaves, key: &str) -> String {
         return "is a section, not a value".to_owned();
     }
     if let Some((leaf, _)) = known.iter().find(|(other, _)| key.starts_with(&format!("{other}."))) {
-        return format!("{leaf} is a value, not a section");
+        return match leaf.as_str() {
+            TABLES => format!("{leaf} is a list of tables: write [[{leaf}]], or {TABLES_SHAPE}"),
+            leaf => format!("{leaf} is a value, not a section"),
+        };
     }
     let likeness = |other: &String| {
         let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();

@@ -11,6 +11,10 @@ use super::values::{duration, size};
 #[serde(deny_unknown_fields)]
 pub struct RouterLimits {
     pub connections: usize,
+    #[serde(deserialize_with = "duration")]
+    pub tls_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub tls_check: Duration,
     #[serde(deserialize_with = "size")]
     pub head_size: u64,
     #[serde(deserialize_with = "duration")]

@@ -137,6 +137,9 @@ fn plain(value: &Value) -> config::Value {
         Value::Integer(number) => config::ValueKind::from(*number),
         Value::Boolean(yes) => config::ValueKind::from(*yes),
         Value::Array(items) => config::ValueKind::Array(items.iter().map(plain).collect()),
+        Value::Table(table) => {
+            config::ValueKind::Table(table.iter().map(|(key, value)| (key.clone(), plain(value))).collect())
+        }
         other => config::ValueKind::from(other.to_string()),
     };
     config::Value::new(None, kind)

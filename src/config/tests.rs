@@ -125,8 +125,7 @@ fn an_unknown_key_is_refused_with_its_place_and_the_right_one() {
         ("[clustr]\n[cluster]\n[node.labels]", 1, "there is no such key"),
         ("cluster = 1", 1, "is a section"),
         ("[cluster.lease]\nx = 1", 2, "cluster.lease is a value"),
-        ("[router]\nhttps = \"0.0.0.0:443\"", 2, "not built yet"),
-        ("[router.tls]\ncert = \"x\"", 2, "not built yet"),
+        ("[router.tls]\ncert = \"x\"", 2, "write [[router.tls]]"),
         ("[observe]\notlp = \"x\"", 2, "not built yet"),
     ] {
         let error = error(toml);
@@ -158,6 +157,12 @@ fn a_value_of_the_wrong_type_or_range_is_refused_with_its_place() {
         ("[node]\nlabels = { a = 1 }", "write it in quotes"),
         ("[node]\ndata_dir = \"\"", "must name a directory"),
         ("[router]\nhttp = \"8080\"", "write it as in \"127.0.0.1:7400\""),
+        ("[router]\nhttps = \"443\"", "write it as in \"127.0.0.1:7400\""),
+        ("[router]\nhttps = \"127.0.0.1:0\"", "there is no certificate for it"),
+        ("[router]\ntls = [{ self_signed = [] }]", "set router.https"),
+        ("[router]\ntls = [\"site.pem\"]", "a list of tables such as [{ cert"),
+        ("[router]\ntls = [{ crt = \"site.pem\" }]", "unknown field `crt`"),
+        ("[router]\nredirect_port = 70000", "redirect_port"),
         ("[router]\nexpose_version = \"yes\"", "true or false"),
         ("[router]\ntrusted_proxies = [\"10.0.0.0/33\"]", "is no network"),
         ("[router.limits]\nhead_size = \"64KB\"", "write it as in \"64KiB\""),

@@ -50,6 +50,12 @@ pub struct Node {
 pub struct Router {
     #[serde(deserialize_with = "listener")]
     pub http: SocketAddr,
+    #[serde(deserialize_with = "maybe_listener")]
+    pub https: Option<SocketAddr>,
+    pub tls: Vec<Certificate>,
+    pub redirect_http: bool,
+    /// 0: the port of `https`.
+    pub redirect_port: u16,
     #[serde(deserialize_with = "listener")]
     pub control: SocketAddr,
     #[serde(deserialize_with = "networks")]
@@ -58,6 +64,15 @@ pub struct Router {
     /// Requests for a server in the same process take no second hop.
     pub direct: bool,
     pub limits: RouterLimits,
+}
+
+/// A certificate's files, or the names that one is made for.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub self_signed: Option<Vec<String>>,
 }
 
 #[derive(Clone, PartialEq, Debug, Deserialize)]
@@ -245,10 +260,22 @@ fn ports<'de, D: Deserializer<'de>>(from: D) -> Result<PortRange, D::Error> {
 }
 
 fn listener<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
+    parse_listener(&String::deserialize(from)?).map_err(D::Error::custom)
+}
+
+fn maybe_listener<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
     let given = String::deserialize(from)?;
+    Some(given)
+        .filter(|given| !given.is_empty())
+        .map(|given| parse_listener(&given))
+        .transpose()
+        .map_err(D::Error::custom)
+}
+
+fn parse_listener(given: &str) -> Result<SocketAddr, String> {
     let bad =
         |_| format!("\"{given}\" is not an address to listen on: write it as in \"127.0.0.1:7400\" or \"[::1]:7400\"");
-    given.parse().map_err(bad).map_err(D::Error::custom)
+    given.parse().map_err(bad)
 }
 
 fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Network>, D::Error> {

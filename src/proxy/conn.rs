@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::answer::Answer;
@@ -249,7 +248,7 @@ fn open<H: Handler>(
 
 /// Closes so that the client can still read its answer: unread bytes would turn the close into a reset.
 async fn linger(client: &mut Client<'_>, worker: &Worker) {
-    if client.outbound.writer.shutdown().await.is_ok() {
+    if client.outbound.end().await.is_ok() {
         client.inbound.expect_within(Some(worker.limits.linger));
         client.inbound.discard(worker.limits.linger_bytes).await;
     }

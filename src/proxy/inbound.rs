@@ -193,6 +193,22 @@ impl<'c> Outbound<'c> {
         }
     }
 
+    /// Tells the client that nothing more comes, in order.
+    pub async fn end(&mut self) -> io::Result<()> {
+        let mut armed = false;
+        poll_fn(|cx| {
+            if let Poll::Ready(ended) = Pin::new(&mut self.writer).poll_shutdown(cx) {
+                return Poll::Ready(ended);
+            }
+            // TLS has a last word, which a client that takes nothing does not take either.
+            if !std::mem::replace(&mut armed, true) {
+                self.timer.arm(self.stall);
+            }
+            self.timer.poll().map(|()| Err(io::ErrorKind::TimedOut.into()))
+        })
+        .await
+    }
+
     pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.write_both(bytes, &[]).await
     }

@@ -68,6 +68,7 @@ impl Scrape {
         let node = BTreeMap::from([(vec![("node", self.0.rules.identity.name.to_string())], revision)]);
         gauges(to, "neap_server_list_revision", "Revision of the Server List held", &node)?;
         self.clients(to)?;
+        self.certificates(to)?;
         let build = BTreeMap::from([(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1)]);
         gauges(to, "neap_build_info", "The build of neap that runs here", &build)
     }
@@ -80,6 +81,26 @@ impl Scrape {
         counters(to, "neap_connections_gave_way", help, &node(crowd.gave_way()))?;
         let help = "Times that all connections were busy while others waited, at limits.connections";
         counters(to, "neap_connections_full", help, &node(crowd.full()))
+    }
+}
+
+impl Scrape {
+    fn certificates(&self, to: &mut DescriptorEncoder) -> fmt::Result {
+        let Some(certificates) = &self.0.rules.certificates else { return Ok(()) };
+        let (mut ends, mut broken) = (BTreeMap::new(), BTreeMap::new());
+        for status in certificates.status() {
+            let labels = vec![("certificate", status.title), ("file", status.cert.display().to_string())];
+            ends.insert(labels.clone(), u64::try_from(status.not_after).unwrap_or(0));
+            broken.insert(labels, u64::from(status.problem.is_some()));
+        }
+        gauges(
+            to,
+            "neap_tls_certificate_expiry_seconds",
+            "When a certificate runs out, in seconds of Unix time",
+            &ends,
+        )?;
+        let help = "1: a certificate's files cannot be used, and the one before is served on";
+        gauges(to, "neap_tls_certificate_broken", help, &broken)
     }
 }
 

@@ -15,6 +15,7 @@ mod explain;
 mod heads;
 mod hello;
 mod here;
+mod https;
 mod ids;
 mod ledger;
 mod list;
@@ -31,5 +32,6 @@ mod samples;
 
 pub use admin::READY_PATH;
 pub use here::{Desk, Here, Visit};
+pub use https::Https;
 pub use shared::Trusted;
 pub use start::{Router, RouterConfig, RouterLimits, RunningRouter};

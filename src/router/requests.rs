@@ -31,6 +31,12 @@ impl Handler for Requests {
 
     fn begin(&self, head: &RequestHead<'_>, peer: Peer) -> Begin<Request> {
         let worker = &self.0;
+        if let Some(redirect) = worker.shared.rules.redirect.as_ref().filter(|_| !peer.secure) {
+            let trusted = (worker.shared.rules.trusted)(peer.addr.ip().to_canonical());
+            if let Some(answer) = redirect.of(head, trusted) {
+                return Begin::Answer(answer);
+            }
+        }
         let seen = worker.look();
         let snapshot = worker.snapshot();
         let headers = head.headers.iter().map(|header| (header.name, header.value));

@@ -23,6 +23,8 @@ pub fn shared(workers: usize) -> Arc<Shared> {
         held_requests: 1,
         unreachable_wait: Duration::from_secs(1),
         crowd: Arc::default(),
+        certificates: None,
+        redirect: None,
     };
     Shared::new(rules, workers, None)
 }

@@ -14,12 +14,14 @@ use tokio::sync::Notify;
 
 use super::actor::SetAside;
 use super::here::Here;
+use super::https::Redirect;
 use super::ledger::Ledger;
 use super::snapshot::{Server, Setting, Snapshot};
 use crate::domain::placement::Millis;
 use crate::link::identity::Identity;
 use crate::link::secret::Secret;
 use crate::proxy::Crowd;
+use crate::tls::Certificates;
 
 /// Tells whose `X-Forwarded-*` are believed.
 pub type Trusted = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
@@ -35,6 +37,8 @@ pub struct Rules {
     pub unreachable_wait: Duration,
     /// The clients that are connected.
     pub crowd: Arc<Crowd>,
+    pub certificates: Option<Arc<Certificates>>,
+    pub redirect: Option<Redirect>,
 }
 
 pub struct Shared {

@@ -18,6 +18,7 @@ use super::actor::{self, ListActor};
 use super::admin;
 use super::hello::Hello;
 use super::here::Here;
+use super::https::{Https, Open};
 use super::list::ListFile;
 use super::requests::Requests;
 use super::shared::{Rules, Shared, Trusted};
@@ -25,6 +26,7 @@ use crate::link::client::Client;
 use crate::link::identity::Identity;
 use crate::link::secret::Secret;
 use crate::proxy::{Door, Limits, Shutdown, listen, serve};
+use crate::tls::Watch;
 use crate::wire::messages::{NodeRole, Registration};
 
 /// What a router needs to know; `node.rs` makes it of the configuration.
@@ -33,6 +35,8 @@ pub struct RouterConfig {
     pub identity: Identity,
     /// Where clients come in.
     pub http: SocketAddr,
+    /// Where they come in with TLS.
+    pub https: Option<Https>,
     pub control: SocketAddr,
     pub workers: usize,
     /// Where the Server List is kept across restarts.
@@ -83,6 +87,7 @@ pub struct Router;
 /// A router that serves. Dropping it leaves it serving; [`RunningRouter::stop`] ends it.
 pub struct RunningRouter {
     http: SocketAddr,
+    https: Option<SocketAddr>,
     control: SocketAddr,
     shared: Arc<Shared>,
     shutdown: Shutdown,
@@ -90,6 +95,7 @@ pub struct RunningRouter {
     desk: ServerHandle,
     stop_timeout: Duration,
     actor: Addr<ListActor>,
+    _watch: Option<Watch>,
 }
 
 struct Worker {
@@ -103,9 +109,10 @@ impl Router {
     pub async fn start(config: RouterConfig) -> io::Result<RunningRouter> {
         let workers = config.workers.max(1);
         let listeners = listen(config.http, workers)?;
+        let https = config.https.as_ref().map(|https| https.open(workers)).transpose()?;
         let desk_listener = bind(config.control)?;
         let (http, control) = (address(&listeners)?, desk_listener.local_addr()?);
-        let shared = Shared::new(rules(&config), workers, config.here.clone());
+        let shared = Shared::new(rules(&config, https.as_ref()), workers, config.here.clone());
         let actor = begin_actor(&config, &shared, (http, control));
         let limits = &config.limits;
         let desk = admin::serve(desk_listener, control, Arc::clone(&shared), actor.clone(), limits.server_list_size)?;
@@ -116,11 +123,23 @@ impl Router {
             }
         });
         let shutdown = Shutdown::new();
-        let begin = |(number, listener)| Worker::begin(number, listener, &shared, limits.proxy.clone(), &shutdown);
-        let workers = listeners.into_iter().enumerate().map(begin).collect();
-        info!(%http, %control, "the router serves");
+        let (doors, https, watch) = doors(listeners, https);
+        let begin = |(number, doors)| Worker::begin(number, doors, &shared, limits.proxy.clone(), &shutdown);
+        let workers = doors.into_iter().enumerate().map(begin).collect();
+        info!(%http, https = https.map(tracing::field::display), %control, "the router serves");
         let stop_timeout = limits.stop_timeout;
-        Ok(RunningRouter { http, control, shared, shutdown, workers, desk: handle, stop_timeout, actor })
+        Ok(RunningRouter {
+            http,
+            https,
+            control,
+            shared,
+            shutdown,
+            workers,
+            desk: handle,
+            stop_timeout,
+            actor,
+            _watch: watch,
+        })
     }
 }
 
@@ -128,6 +147,11 @@ impl RunningRouter {
     /// Where clients come in.
     pub fn http(&self) -> SocketAddr {
         self.http
+    }
+
+    /// Where they come in with TLS.
+    pub fn https(&self) -> Option<SocketAddr> {
+        self.https
     }
 
     pub fn control(&self) -> SocketAddr {
@@ -156,15 +180,15 @@ impl RunningRouter {
 }
 
 impl Worker {
-    /// Starts a thread with its own listener. What it serves shares nothing with other workers but what is in `shared`.
-    fn begin(number: usize, listener: TcpListener, shared: &Arc<Shared>, limits: Limits, shutdown: &Shutdown) -> Self {
+    /// Starts a thread with its own listeners. What it serves shares nothing with other workers but what is in `shared`.
+    fn begin(number: usize, doors: Vec<Door>, shared: &Arc<Shared>, limits: Limits, shutdown: &Shutdown) -> Self {
         let arbiter = Arbiter::new();
         let (tell, ended) = oneshot::channel();
         let (shared, shutdown) = (Arc::clone(shared), shutdown.clone());
         let spawned = arbiter.spawn_fn(move || {
             actix::spawn(async move {
                 let requests = Rc::new(Requests::new(shared, number));
-                if let Err(error) = serve(vec![Door::plain(listener)], requests, limits, shutdown).await {
+                if let Err(error) = serve(doors, requests, limits, shutdown).await {
                     error!(%error, number, "a worker of the router ended");
                 }
                 // Nobody may be waiting.
@@ -178,7 +202,17 @@ impl Worker {
     }
 }
 
-fn rules(config: &RouterConfig) -> Rules {
+/// What each worker listens on; where TLS is spoken; and the watch over its certificates.
+fn doors(plain: Vec<TcpListener>, https: Option<Open>) -> (Vec<Vec<Door>>, Option<SocketAddr>, Option<Watch>) {
+    let mut doors: Vec<Vec<Door>> = plain.into_iter().map(|listener| vec![Door::plain(listener)]).collect();
+    let Some(Open { address, listeners, config, watch, .. }) = https else { return (doors, None, None) };
+    for (doors, listener) in doors.iter_mut().zip(listeners) {
+        doors.push(Door::tls(listener, Arc::clone(&config)));
+    }
+    (doors, Some(address), Some(watch))
+}
+
+fn rules(config: &RouterConfig, https: Option<&Open>) -> Rules {
     Rules {
         identity: config.identity.clone(),
         secret: config.secret.clone(),
@@ -187,6 +221,8 @@ fn rules(config: &RouterConfig) -> Rules {
         held_requests: config.limits.held_requests,
         unreachable_wait: config.limits.unreachable_wait,
         crowd: Arc::clone(&config.limits.proxy.crowd),
+        certificates: https.map(|open| Arc::clone(&open.certificates)),
+        redirect: https.and_then(|open| open.redirect.clone()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::answer::{Answer, Broken, Reader};
 use super::check::{Trouble, body};
@@ -11,6 +11,7 @@ use super::mix::Request;
 use super::plan::Target;
 use super::pool::{Connection, Pool};
 use super::report::FailureKind;
+use super::stream::Stream;
 
 /// Bytes that one read makes room for.
 const READ_BYTES: usize = 64 * 1024;
@@ -89,15 +90,33 @@ impl Wire<'_> {
 
     /// Writes and reads at once, for an answer may come before the request's end.
     async fn converse(&self, connection: &mut Connection) -> Result<Answer, Lost> {
-        let (mut input, mut output) = connection.stream.split();
+        let buffer = &mut connection.buffer;
+        match &mut connection.stream {
+            Stream::Plain(tcp) => {
+                let (input, output) = tcp.split();
+                self.talk(input, output, buffer).await
+            }
+            Stream::Tls(tls) => {
+                let (input, output) = tokio::io::split(tls);
+                self.talk(input, output, buffer).await
+            }
+        }
+    }
+
+    async fn talk(
+        &self,
+        mut input: impl AsyncRead + Unpin,
+        mut output: impl AsyncWrite + Unpin,
+        buffer: &mut BytesMut,
+    ) -> Result<Answer, Lost> {
         let write = async {
             output.write_all(self.head).await?;
             for part in self.body {
                 output.write_all(part).await?;
             }
-            Ok::<_, io::Error>(())
+            output.flush().await
         };
-        let read = receive(&mut input, &mut connection.buffer, self.head_request);
+        let read = receive(&mut input, buffer, self.head_request);
         tokio::pin!(write, read);
         let mut written = None;
         loop {

@@ -6,7 +6,7 @@
 //! schedule      when each request is due               (pure)
 //! run           sends on time, whatever the answers do
 //! raw           the same at high rates, checking less
-//! pool, exchange, websocket                            the connections
+//! stream, pool, exchange, websocket                    the connections
 //! answer        reads one HTTP/1.1 answer              (pure)
 //! check         is it the answer that was due?         (pure)
 //! tally, report the account                            (pure)
@@ -22,6 +22,7 @@ mod raw;
 pub mod report;
 mod run;
 mod schedule;
+mod stream;
 mod tally;
 mod websocket;
 
@@ -32,3 +33,4 @@ pub use mix::{Kind, Mix, Request};
 pub use plan::{Plan, Target, Url};
 pub use report::{Counts, Failure, FailureKind, Latency, Post, Report, Second, TargetReport};
 pub use run::{Running, run, start};
+pub use stream::Trust;

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::mix::{Kind, Mix};
+use super::stream::Trust;
 
 /// How long an answer may take, from the time its request was due.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
@@ -31,9 +32,11 @@ pub enum BadPlan {
     #[error("{0} is more than 0")]
     Zero(&'static str),
     #[error(
-        "raw traffic is one GET without a body, to one URL, with at most {RAW_CONNECTIONS_MAX} connections and any version"
+        "raw traffic is one GET without a body, to one http URL, with at most {RAW_CONNECTIONS_MAX} connections and any version"
     )]
     Raw,
+    #[error("{0}")]
+    Tls(String),
 }
 
 /// One run of traffic.
@@ -48,6 +51,8 @@ pub struct Plan {
     pub connections_max: usize,
     /// The same bytes each time, and only status and length of the answers checked: for tens of thousands a second.
     pub raw: bool,
+    /// Whose certificates https believes.
+    pub trust: Trust,
 }
 
 /// Where requests go, how many a second, and what they are.
@@ -65,7 +70,14 @@ pub struct Target {
 impl Plan {
     /// A plan with the default bounds, until stopped.
     pub fn new(targets: Vec<Target>) -> Self {
-        Self { targets, duration: None, timeout: TIMEOUT_DEFAULT, connections_max: CONNECTIONS_MAX_DEFAULT, raw: false }
+        Self {
+            targets,
+            duration: None,
+            timeout: TIMEOUT_DEFAULT,
+            connections_max: CONNECTIONS_MAX_DEFAULT,
+            raw: false,
+            trust: Trust::System,
+        }
     }
 
     pub fn duration(self, duration: Duration) -> Self {
@@ -96,7 +108,7 @@ impl Plan {
         let [request] = target.mix.requests() else { return false };
         let plain = request.kind == Kind::Http && request.method == "GET" && request.body_bytes == 0;
         let unnamed = !request.expect_echo && target.expect_versions.is_empty();
-        plain && unnamed && self.connections_max <= RAW_CONNECTIONS_MAX
+        plain && unnamed && !target.url.secure && self.connections_max <= RAW_CONNECTIONS_MAX
     }
 }
 
@@ -122,9 +134,11 @@ impl Target {
     }
 }
 
-/// `http://HOST[:PORT][/PATH]`.
+/// `http://HOST[:PORT][/PATH]`, or `https://…`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Url {
+    /// With TLS.
+    pub secure: bool,
     pub host: String,
     pub port: u16,
     /// As given, `/` at the least; may have a query, which only the URL itself is asked with.
@@ -143,7 +157,11 @@ impl Url {
 
     /// What goes into `Host`.
     pub(super) fn authority(&self) -> String {
-        if self.port == 80 { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
+        if self.port == default_port(self.secure) { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
+    }
+
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
     }
 
     /// What a connection is made to.
@@ -152,36 +170,41 @@ impl Url {
     }
 }
 
+fn default_port(secure: bool) -> u16 {
+    if secure { 443 } else { 80 }
+}
+
 impl FromStr for Url {
     type Err = BadPlan;
 
     fn from_str(given: &str) -> Result<Self, BadPlan> {
         let bad = |rule| BadPlan::Url { given: given.chars().take(200).collect(), rule };
         let rest = match given.split_once("://") {
-            Some(("http", rest)) => rest,
-            Some(("https", _)) => return Err(bad("https is not built yet; use http://HOST[:PORT][/PATH]")),
-            _ => return Err(bad("use http://HOST[:PORT][/PATH]")),
+            Some(("http", rest)) => (false, rest),
+            Some(("https", rest)) => (true, rest),
+            _ => return Err(bad("use http://HOST[:PORT][/PATH], or https://")),
         };
+        let (secure, rest) = rest;
         let (authority, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
         if path.contains('#') || !path.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(bad("the path has no spaces, # or control characters"));
         }
         let (host, port) = match authority.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok().filter(|port| *port > 0)),
-            _ => (authority, Some(80)),
+            _ => (authority, Some(default_port(secure))),
         };
         let port = port.ok_or_else(|| bad("the port is 1 to 65535"))?;
         let valid = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
         if host.is_empty() || !host.bytes().all(valid) {
             return Err(bad("the host is a name or an address"));
         }
-        Ok(Self { host: host.to_owned(), port, path: path.to_owned() })
+        Ok(Self { secure, host: host.to_owned(), port, path: path.to_owned() })
     }
 }
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority(), self.path)
+        write!(f, "{}://{}{}", self.scheme(), self.authority(), self.path)
     }
 }
 
@@ -199,8 +222,9 @@ mod tests {
         assert_eq!(url("http://127.0.0.1:8080/shop/").to_string(), "http://127.0.0.1:8080/shop/");
         assert_eq!(url("http://a").to_string(), "http://a/");
         assert_eq!(url("http://[::1]:81/x").address(), ("::1".to_owned(), 81));
-        for given in ["", "a:80", "https://a", "http://", "http://a:0", "http://a:99999", "http://a/b c", "http://a b/"]
-        {
+        assert_eq!(url("https://a").to_string(), "https://a/");
+        assert_eq!((url("https://a").port, url("https://a:80/x").to_string()), (443, "https://a:80/x".to_owned()));
+        for given in ["", "a:80", "ftp://a", "http://", "http://a:0", "http://a:99999", "http://a/b c", "http://a b/"] {
             assert!(given.parse::<Url>().is_err(), "{given}");
         }
     }

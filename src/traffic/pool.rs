@@ -1,16 +1,18 @@
 //! Owns the connections to one target: bounded, reused where that is safe. Must not know what is sent on them.
 
 use std::io;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use rustix::net::RecvFlags;
+use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::plan::Url;
+use super::stream::Stream;
 
 /// A POST never travels on a connection that was idle for longer.
 const POST_IDLE_MAX: Duration = Duration::from_secs(1);
@@ -19,7 +21,7 @@ const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// A connection, with what was read from it beyond the last answer (nothing, when it is idle).
 pub struct Connection {
-    pub stream: TcpStream,
+    pub stream: Stream,
     pub buffer: BytesMut,
     idle_since: Instant,
 }
@@ -27,6 +29,8 @@ pub struct Connection {
 /// The connections to one target.
 pub struct Pool {
     address: (String, u16),
+    /// Of https.
+    tls: Option<Arc<ClientConfig>>,
     max: usize,
     permits: Semaphore,
     /// The last is the one used last.
@@ -34,9 +38,9 @@ pub struct Pool {
 }
 
 impl Pool {
-    pub fn new(url: &Url, max: usize) -> Self {
+    pub fn new(url: &Url, max: usize, tls: Option<Arc<ClientConfig>>) -> Self {
         let max = max.min(Semaphore::MAX_PERMITS);
-        Self { address: url.address(), max, permits: Semaphore::new(max), idle: Mutex::new(Vec::new()) }
+        Self { address: url.address(), tls, max, permits: Semaphore::new(max), idle: Mutex::new(Vec::new()) }
     }
 
     /// The right to use one connection; calls `waiting` once if there is none at this moment.
@@ -80,6 +84,10 @@ impl Pool {
         }
         let stream = TcpStream::connect((self.address.0.as_str(), self.address.1)).await?;
         stream.set_nodelay(true)?;
+        let stream = match &self.tls {
+            Some(config) => Stream::secure(stream, &self.address.0, config).await?,
+            None => Stream::Plain(stream),
+        };
         Ok(Connection { stream, buffer: BytesMut::new(), idle_since: Instant::now() })
     }
 
@@ -102,7 +110,7 @@ impl Pool {
 impl Connection {
     /// Nothing waits to be read, neither bytes nor the end.
     fn is_quiet(&self) -> bool {
-        let peeked = rustix::net::recv(&self.stream, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        let peeked = rustix::net::recv(self.stream.tcp(), &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
         matches!(peeked, Err(rustix::io::Errno::AGAIN))
     }
 }

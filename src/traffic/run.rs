@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use rustls::ClientConfig;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep_until, timeout_at};
@@ -53,10 +54,12 @@ pub fn start(plan: Plan) -> Result<Running, StartError> {
     if plan.raw {
         return start_raw(plan);
     }
+    let secure = plan.targets.iter().any(|target| target.url.secure);
+    let tls = if secure { Some(plan.trust.config().map_err(BadPlan::Tls)?) } else { None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (order, orders) = watch::channel(Order::Send);
     let (send, report) = oneshot::channel();
-    let state = Arc::new(State::new(plan));
+    let state = Arc::new(State::new(plan, tls.as_ref()));
     let ours = Arc::clone(&state);
     thread::Builder::new().name("traffic".to_owned()).spawn(move || {
         runtime.block_on(ours.run(orders));
@@ -71,7 +74,7 @@ fn start_raw(plan: Plan) -> Result<Running, StartError> {
     let (connections, duration) = (plan.connections_max, plan.duration);
     let (order, orders) = watch::channel(Order::Send);
     let (send, report) = oneshot::channel();
-    let state = Arc::new(State::new(plan));
+    let state = Arc::new(State::new(plan, None));
     let ours = Arc::clone(&state);
     let lane = Arc::clone(&state.targets[0]);
     let raw = Raw::new(Arc::clone(&lane), connections)?;
@@ -153,7 +156,7 @@ struct State {
 }
 
 impl State {
-    fn new(plan: Plan) -> Self {
+    fn new(plan: Plan, tls: Option<&Arc<ClientConfig>>) -> Self {
         let started = Instant::now();
         // Ids of two runs must never meet: programs log them.
         let run = ulid::Ulid::new().to_string().to_lowercase();
@@ -163,7 +166,7 @@ impl State {
                 run: run.clone(),
                 started,
                 timeout: plan.timeout,
-                pool: Pool::new(&target.url, plan.connections_max),
+                pool: Pool::new(&target.url, plan.connections_max, tls.filter(|_| target.url.secure).cloned()),
                 target,
                 tally: Mutex::new(Tally::default()),
             })
@@ -351,13 +354,14 @@ impl Lane {
         status: Option<u16>,
         version: Option<String>,
     ) -> Failure {
+        let url = &self.target.url;
         Failure {
             id,
             at: jiff::Timestamp::now(),
             after_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             took_ms: u64::try_from(due.elapsed().as_millis()).unwrap_or(u64::MAX),
             method: request.method.clone(),
-            url: format!("http://{}{}", self.target.url.authority(), self.target.url.join(&request.path)),
+            url: format!("{}://{}{}", url.scheme(), url.authority(), url.join(&request.path)),
             kind: trouble.kind,
             detail: trouble.detail,
             status,

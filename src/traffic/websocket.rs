@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tokio_tungstenite::WebSocketStream;
@@ -19,6 +18,7 @@ use super::mix::Request;
 use super::plan::Target;
 use super::pool::Pool;
 use super::report::FailureKind;
+use super::stream::Stream;
 
 /// Between two frames of one WebSocket.
 const FRAME_INTERVAL: Duration = Duration::from_millis(200);
@@ -58,7 +58,8 @@ pub async fn live(pool: &Pool, target: &Target, request: &Request, id: &str, end
 fn opening(target: &Target, request: &Request, id: &str) -> Result<ClientRequestBuilder, String> {
     let host = target.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host"));
     let authority = host.map_or_else(|| target.url.authority(), |(_, value)| value.clone());
-    let url = format!("ws://{authority}{}", target.url.join(&request.path));
+    let scheme = if target.url.secure { "wss" } else { "ws" };
+    let url = format!("{scheme}://{authority}{}", target.url.join(&request.path));
     let uri: Uri = url.parse().map_err(|error| format!("{url}: {error}"))?;
     let ids = [("X-Request-Id", id), ("X-Traffic-Id", id)];
     let mut opening = ClientRequestBuilder::new(uri);
@@ -98,7 +99,7 @@ fn early(detail: impl Into<String>) -> Trouble {
 impl Conversation<'_> {
     async fn hold(
         &mut self,
-        mut socket: WebSocketStream<TcpStream>,
+        mut socket: WebSocketStream<Stream>,
         lifetime: Duration,
         mut ending: watch::Receiver<bool>,
     ) -> Result<(), Trouble> {
@@ -124,7 +125,7 @@ impl Conversation<'_> {
         Ok(())
     }
 
-    async fn send(&mut self, socket: &mut WebSocketStream<TcpStream>) -> Result<(), Trouble> {
+    async fn send(&mut self, socket: &mut WebSocketStream<Stream>) -> Result<(), Trouble> {
         let frame = format!("{} {}", self.id, self.sent);
         self.sent += 1;
         self.awaited.push_back(frame.clone());

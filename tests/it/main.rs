@@ -8,5 +8,6 @@ mod router;
 mod scenarios;
 mod support;
 mod tidy;
+mod tls;
 mod traffic;
 mod vectors;

@@ -5,3 +5,4 @@ mod heads;
 mod lists;
 mod refusals;
 pub mod support;
+mod tls;

@@ -187,6 +187,7 @@ pub fn config(dir: &Path) -> RouterConfig {
     RouterConfig {
         identity: Identity::begin("router-1".parse().unwrap()),
         http: any,
+        https: None,
         control: any,
         workers: 2,
         data_dir: dir.to_owned(),

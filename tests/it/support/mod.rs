@@ -7,8 +7,9 @@ mod http;
 pub use http::Answer;
 pub mod kept;
 pub mod load;
-mod node;
+pub mod node;
 pub mod release;
+pub mod tls;
 pub mod watch;
 pub mod wire;
 
