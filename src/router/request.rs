@@ -143,8 +143,9 @@ impl Request {
         let Some(view) = &self.view else {
             return self.dispatch.next(self.worker.shared.millis(Instant::now()), std::iter::empty());
         };
-        // The clock is asked again only where time may have gone by that matters.
-        if std::mem::replace(&mut self.decided, true) || view.program.placements.is_empty() {
+        // The clock is asked again only where time may have gone by that matters: a body may have come in the meantime.
+        let came_whole = matches!(self.body, Framing::Empty | Framing::Length(0));
+        if std::mem::replace(&mut self.decided, true) || !came_whole || view.program.placements.is_empty() {
             self.decided_at = Instant::now();
         }
         self.dispatch.next(self.worker.shared.millis(self.decided_at), view.program.candidates(self.decided_at))

@@ -32,6 +32,7 @@ struct Local {
     data: SocketAddr,
     takes: Arc<Mutex<VecDeque<Takes>>>,
     log: Arc<Mutex<Vec<String>>>,
+    admitted: Arc<Mutex<Vec<Instant>>>,
     cut: Arc<AtomicBool>,
     nudges: watch::Sender<()>,
     body_limit: u64,
@@ -46,6 +47,7 @@ impl Local {
             data: dead(),
             takes: Arc::new(Mutex::new(takes.into_iter().collect())),
             log: Arc::default(),
+            admitted: Arc::default(),
             cut: Arc::default(),
             nudges: watch::Sender::new(()),
             body_limit: 1 << 20,
@@ -80,8 +82,8 @@ impl Here for Local {
     }
 
     fn desk(&self) -> Box<dyn Desk> {
-        let (takes, log, cut) = (self.takes.clone(), self.log.clone(), self.cut.clone());
-        Box::new(LocalDesk { takes, log, cut, body_limit: self.body_limit })
+        let (takes, log, admitted) = (self.takes.clone(), self.log.clone(), self.admitted.clone());
+        Box::new(LocalDesk { takes, log, admitted, cut: self.cut.clone(), body_limit: self.body_limit })
     }
 
     fn nudges(&self) -> watch::Receiver<()> {
@@ -93,6 +95,7 @@ impl Here for Local {
 struct LocalDesk {
     takes: Arc<Mutex<VecDeque<Takes>>>,
     log: Arc<Mutex<Vec<String>>>,
+    admitted: Arc<Mutex<Vec<Instant>>>,
     cut: Arc<AtomicBool>,
     body_limit: u64,
 }
@@ -121,7 +124,8 @@ impl LocalVisit {
 }
 
 impl Visit for LocalVisit {
-    fn admit(&mut self, about: &About, _: Instant) -> Result<Target, Generation> {
+    fn admit(&mut self, about: &About, now: Instant) -> Result<Target, Generation> {
+        self.desk.admitted.lock().unwrap().push(now);
         let mut takes = self.desk.takes.lock().unwrap();
         let now = takes[0];
         if takes.len() > 1 {
@@ -307,6 +311,26 @@ async fn bodies_of_any_size_come_whole_and_the_running_instances_limit_holds() {
     assert_eq!(answer, b"HTTP/1.1 413");
     local.said("withdrawn").await;
     assert_eq!(instance.seen().len(), 1);
+    under.router.stop().await;
+}
+
+#[actix::test]
+async fn a_request_is_admitted_when_its_body_has_come_and_not_when_its_head_did() {
+    let (dir, instance) = (tempfile::tempdir().unwrap(), Server::start("program", Does::Serves).await);
+    let local = Local::new([Takes::At(instance.addr)]);
+    let under = under(dir.path(), &local, &[]).await;
+    let mut client = TcpStream::connect(under.http()).await.unwrap();
+    let whole = post("late", "Expect: 100-continue\r\n");
+    let (head, body) = whole.split_at(whole.len() - 4);
+    client.write_all(head.as_bytes()).await.unwrap();
+    let mut go = [0; 25];
+    client.read_exact(&mut go).await.unwrap();
+    assert_eq!(&go, b"HTTP/1.1 100 Continue\r\n\r\n");
+    let before = Instant::now();
+    client.write_all(body.as_bytes()).await.unwrap();
+    local.said("Completed { status: 200 }").await;
+    assert!(local.admitted.lock().unwrap()[0] >= before);
+    assert_eq!(instance.seen()[0].body, b"late");
     under.router.stop().await;
 }
 
