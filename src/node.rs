@@ -19,9 +19,6 @@ use crate::store::{Store, StoreError};
 use crate::wire::role::Role;
 use crate::{app_server, management, proxy, telemetry};
 
-/// Open files beside connections: stores, logs, control connections.
-const FILES_BESIDE: u64 = 500;
-
 /// Why a node does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
@@ -69,7 +66,7 @@ fn take_files(config: &Config) {
     // Each has another side: a server, or an instance.
     let of = |role, connections: usize| if config.has(role) { 2 * connections as u64 } else { 0 };
     let router = of(Role::Router, config.router.limits.connections);
-    let needed = router + of(Role::AppServer, config.app_server.limits.connections) + FILES_BESIDE;
+    let needed = router + of(Role::AppServer, config.app_server.limits.connections);
     if let Some(files) = open_files::take_all().filter(|files| *files < needed) {
         tracing::warn!(
             files,
