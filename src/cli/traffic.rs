@@ -357,7 +357,7 @@ mod tests {
             (&["http://a", "--mix", "/nowhere/mix.toml"], "/nowhere/mix.toml cannot be read"),
             (&["http://a", "--header", "Host"], "is not \"Name: value\""),
             (&["http://a", "--connections", "0"], "more than 0"),
-            (&["http://a", "http://b", "--raw"], "to one URL"),
+            (&["http://a", "http://b", "--raw"], "to one http URL"),
             (&[], "URL"),
         ] {
             let error = planned(args).unwrap_err();
