@@ -11,7 +11,7 @@ import proxies
 import rig
 import upstream
 from parts import instructions
-from results import Result, against_the_better, spread
+from results import Result, against_the_better, ratios, spread
 
 # The generator's core must have been idle for this much, or what was measured is the generator.
 IDLE_LEAST = 0.10
@@ -123,7 +123,7 @@ def saturation(setting):
 
 
 def latency(setting):
-    """Added to the upstream's own, which is asked at the same rate in the same round."""
+    """Open loop, with the upstream's own, which is asked at the same rate in the same round."""
     with setting.place() as place:
         origin = upstream.start(place, proxies.REST_CPU)
         contenders = three(place, setting, origin)
@@ -139,19 +139,16 @@ def latency(setting):
 
 
 def added(reports, told):
+    """What is added is told; what is compared is the whole, which orders them alike and does not divide by next to nothing."""
     base = reports.pop("direct")
     for quantile in ("p50", "p99"):
-        values = {
-            name: [each["latency_ms"][quantile] - own["latency_ms"][quantile] for each, own in zip(every, base)]
-            for name, every in reports.items()
-        }
-        ours = values.pop("neap")
-        # Differences may be next to nothing, and below it: their medians are compared, not the rounds' ratios.
-        better = min(statistics.median(every) for every in values.values())
-        value = statistics.median(ours) / max(better, 0.001)
-        detail = "; ".join(f"{name} {spread(every, 1e3, 0)} µs" for name, every in {"neap": ours, **values}.items())
-        detail += f"; upstream alone {spread([own['latency_ms'][quantile] for own in base], 1e3, 0)} µs"
-        yield Result(f"router, added {quantile} at {told}", value, 1.0, detail=detail)
+        whole = {name: [each["latency_ms"][quantile] for each in every] for name, every in reports.items()}
+        own = [each["latency_ms"][quantile] for each in base]
+        more = {name: spread([a - b for a, b in zip(every, own)], 1e3, 0) for name, every in whole.items()}
+        detail = "added by " + "; ".join(f"{name} {shown} µs" for name, shown in more.items())
+        detail += f"; the upstream alone {spread(own, 1e3, 0)} µs"
+        value = max(ratios(whole.pop("neap"), whole).values())
+        yield Result(f"router, {quantile} at {told}, by the better's", value, 1.0, detail=detail)
 
 
 def programs(setting):
