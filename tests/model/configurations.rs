@@ -128,13 +128,6 @@ fn a_batch_in_which_each_gate_needs_the_margin() {
 }
 
 #[test]
-fn a_batch_and_a_crash() {
-    let faults = Faults { crashes: 1, ..Faults::default() };
-    let batch = Cluster { servers: 3, min_serving: 1, batch: 2, faults, requests: 0, ..Cluster::default() };
-    sound("two at a time, and a crash", &batch);
-}
-
-#[test]
 fn a_ripple_that_is_undone_at_any_moment() {
     let faults = Faults { undos: 1, leases: 1, ..Faults::default() };
     sound("undo", &Cluster { faults, lossy: true, ..Cluster::default() });
