@@ -7,7 +7,7 @@
 //!               ledger ◀┘  └ worker ◀ shared (snapshot) ◀─ actor ◀─ admin ◀─ management
 //! ```
 //!
-//! A request for a server that is in the same process goes straight to the instance, once [`here`] has admitted it.
+//! A request for a server that is in the same process goes straight to the instance, once it is admitted (`here.rs`).
 
 mod actor;
 mod admin;
