@@ -8,12 +8,12 @@ use crate::support::cluster::{Cluster, Shape};
 use crate::support::load::{Lane, Load, everything};
 use crate::support::release::shop;
 
-/// Connections of this machine that lead to an address, or come from it, beside its listener.
+/// Connections of this machine that stand to an address, or from it: a request's would be kept for the next.
 fn connections(addr: SocketAddr) -> usize {
     let SocketAddr::V4(addr) = addr else { panic!("{addr}") };
     let shown = format!("{:08X}:{:04X}", u32::from_le_bytes(addr.ip().octets()), addr.port());
     let table = fs::read_to_string("/proc/net/tcp").unwrap();
-    let rows = table.lines().skip(1).filter(|row| row.split_whitespace().nth(3) != Some("0A"));
+    let rows = table.lines().skip(1).filter(|row| row.split_whitespace().nth(3) == Some("01"));
     rows.filter(|row| row.split_whitespace().skip(1).take(2).any(|end| end == shown)).count()
 }
 
