@@ -177,14 +177,16 @@ fn the_command_without_a_duration_ends_by_signal_or_with_its_standard_input() {
             assert!(Instant::now() < deadline, "it sends nothing");
             std::thread::sleep(Duration::from_millis(10));
         }
+        // Kept to its end: waiting would close it, which is a second order to stop, and leaves nothing time to end.
+        let mut stdin = child.stdin.take();
         if by_signal {
             let pid = rustix::process::Pid::from_child(&child);
             rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         } else {
-            drop(child.stdin.take());
+            stdin = None;
         }
-        // Not before its end, for that would close its standard input.
         let status = child.wait().unwrap();
+        drop(stdin);
         let output = child.wait_with_output().unwrap();
         assert_eq!(status.code(), Some(0), "{output:?}");
         assert!(String::from_utf8_lossy(&output.stdout).starts_with("TARGET"), "{output:?}");
