@@ -94,6 +94,14 @@ fn id(given: &str) -> bool {
         && given.bytes().any(|b| b != b'.')
 }
 
+fn component(given: &str) -> bool {
+    (1..=1024).contains(&given.len()) && !given.chars().any(char::is_control) && given.trim() == given
+}
+
+name!(
+    /// A component's name: a package's, or the path of a file that no package has.
+    ComponentName, "component name", "use 1 to 1024 characters, none of them a control character, no blank at an end", component
+);
 name!(
     /// A program's name: `[a-z0-9-]`, 1 to 63 characters.
     ProgramName, "program name", "use 1 to 63 of a-z, 0-9 and -", label

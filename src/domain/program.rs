@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::names::{ProgramName, Version};
+use super::names::{ComponentName, ProgramName, Version};
 
 /// A program at a version, as its valid manifest tells it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub struct Manifest {
     pub body_limit: u64,
     pub health: Health,
     pub upgrade: UpgradeRule,
+    /// Components that it uses, beside what analysis finds: a package's name, or the path of a file.
+    #[serde(default)]
+    pub components: Vec<ComponentName>,
 }
 
 /// `HOST/PREFIX`; no host means any host. The prefix starts with `/` and has no `/` at its end, save `/` itself.

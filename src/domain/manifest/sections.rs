@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::reader::{Keys, Reader, Section};
 use super::{kind, routes};
+use crate::domain::names::ComponentName;
 use crate::domain::program::{
     Health, LongLived, Manifest, Match, MinServing, OnDrainTimeout, PlacementRule, Promote, RollbackOn, Route,
     UpgradeRule,
@@ -26,14 +27,16 @@ const ROOT: Keys = Keys {
         "health",
         "session",
         "upgrade",
+        "components",
     ],
-    not_built: &["external", "components"],
+    not_built: &["external"],
 };
 const MATCH: Keys = Keys { known: &["header", "value", "path"], not_built: &[] };
 const PLACEMENT: Keys = Keys { known: &["servers", "labels"], not_built: &[] };
 const HEALTH: Keys =
     Keys { known: &["path", "interval", "timeout", "start_timeout", "unhealthy_after"], not_built: &[] };
 const SESSION: Keys = Keys { known: &["policy"], not_built: &["cookie", "idle", "deadline"] };
+const COMPONENTS: Keys = Keys { known: &["uses"], not_built: &[] };
 const UPGRADE: Keys = Keys {
     known: &[
         "strategy",
@@ -56,7 +59,7 @@ const ROLLBACK_ON: Keys = Keys { known: &["error_rate", "p99_factor", "min_reque
 pub(super) const MS: fn(u64) -> Duration = Duration::from_millis;
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
-/// Routes, matches and server patterns of one program.
+/// Routes, matches, server patterns and components of one program.
 const LIST_MAX: usize = 256;
 
 /// Servers at a time, or canaries, at the most; also what `--batch` and `--canary` may say.
@@ -79,6 +82,7 @@ pub fn read(reader: &mut Reader<'_>) -> Option<Manifest> {
     let health = read_health(reader, &root);
     read_session(reader, &root);
     let upgrade = read_upgrade(reader, &root);
+    let components = read_components(reader, &root);
     let (kind, request_timeout, body_limit) = kind?;
     Some(Manifest {
         name: name?,
@@ -92,6 +96,7 @@ pub fn read(reader: &mut Reader<'_>) -> Option<Manifest> {
         body_limit,
         health,
         upgrade,
+        components,
     })
 }
 
@@ -249,6 +254,23 @@ fn read_rollback_on<'t>(reader: &mut Reader<'t>, upgrade: &Section<'t>) -> Rollb
         p99_factor_milli: reader.fraction(&section, "p99_factor", default.p99_factor_milli, 1_000, 0.0..=1_000.0),
         min_requests: reader.number(&section, "min_requests", default.min_requests, 1..=1_000_000),
     }
+}
+
+fn read_components<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> Vec<ComponentName> {
+    let section = reader.table(root, "components", "[components]", &COMPONENTS);
+    let given = reader.strings(&section, "uses");
+    too_many(reader, &section, "uses", given.len());
+    let mut read: Vec<ComponentName> = Vec::new();
+    for (place, text) in given {
+        match ComponentName::new(&text) {
+            Ok(name) if read.contains(&name) => {
+                reader.error(&place, format!("component \"{text}\" is there twice"), None)
+            }
+            Ok(name) => read.push(name),
+            Err(problem) => reader.error(&place, problem.to_string(), None),
+        }
+    }
+    read
 }
 
 fn read_min_serving(reader: &mut Reader<'_>, section: &Section<'_>) -> MinServing {

@@ -47,6 +47,9 @@ long_lived_grace = "5s"
 hold = "2s"
 soak = "0s"
 rollback_on = { error_rate = 0.5, p99_factor = 2, min_requests = 100 }
+
+[components]
+uses = ["python3.11", "/opt/acme/lib/libgreet.so.1"]
 "#;
 
 const SMALL: &str = "name = \"shop\"\nversion = \"1\"\nroutes = [\"*/shop\"]\n[process]\ncommand = [\"./server\"]\n";
@@ -87,6 +90,8 @@ fn every_key_that_is_built_is_read() {
     assert_eq!(manifest.upgrade.on_drain_timeout, OnDrainTimeout::Force);
     assert_eq!(manifest.upgrade.long_lived, LongLived::Notify);
     assert_eq!((manifest.upgrade.hold, manifest.upgrade.soak), (Duration::from_secs(2), Duration::ZERO));
+    let components: Vec<&str> = manifest.components.iter().map(|name| name.as_str()).collect();
+    assert_eq!(components, ["python3.11", "/opt/acme/lib/libgreet.so.1"]);
 }
 
 #[test]
@@ -132,10 +137,19 @@ fn an_unknown_key_is_refused_with_its_place_and_the_right_one() {
 }
 
 #[test]
+fn a_component_is_named_once_and_well() {
+    let uses = |names: &str| errors(&with("", &format!("[components]\nuses = [{names}]")));
+    assert_eq!(uses("'a', 'a'"), "program.toml:8:14: component \"a\" is there twice");
+    for (names, expected) in [("''", "component name"), ("'a '", "no blank at an end"), ("1", "takes strings")] {
+        assert!(uses(names).contains(expected), "{names}: {}", uses(names));
+    }
+    assert!(errors(&with("", "[components]\nuse = []")).contains("did you mean \"uses\"?"));
+}
+
+#[test]
 fn a_key_that_is_not_built_yet_is_refused_and_never_ignored() {
     for end in [
         "[external]\nurl = 'http://127.0.0.1:3000'",
-        "[components]\nuses = ['python3.11']",
         "[session]\npolicy = 'sticky'",
         "[session]\ncookie = 'sid'",
         "[session]\nidle = '30m'",

@@ -39,6 +39,7 @@ fn manifest(name: &str, routes: &[&str], matches: Vec<Match>) -> Manifest {
             hold: Duration::ZERO,
             soak: Duration::ZERO,
         },
+        components: Vec::new(),
     }
 }
 
