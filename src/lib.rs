@@ -31,6 +31,7 @@
 //! | 2 | [`store`] | records on disk, and their recovery; nothing else knows sled |
 //! | 2 | [`link`] | control messages: outbox, retry, de-duplication, identity, secret |
 //! | 2 | [`programs`] | releases and instances: pack, unpack, launch, probe, adopt, stop, logs |
+//! | 2 | [`components`] | what files and processes tell of what a program uses |
 //! | 2 | [`proxy`] | the bytes of a request: heads, bodies, pools, tunnels, retry |
 //! | 2 | [`tls`] | certificates and keys: read, checked, chosen by name, watched |
 //! | 2 | [`traffic`] | open-loop load that checks every answer |
@@ -43,6 +44,7 @@
 
 pub mod app_server;
 pub mod cli;
+pub mod components;
 pub mod config;
 pub mod domain;
 pub mod link;

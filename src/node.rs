@@ -17,7 +17,7 @@ use crate::programs::open_files;
 use crate::router::{Here, Https, Router, RouterConfig, RouterLimits, RunningRouter};
 use crate::store::{Store, StoreError};
 use crate::wire::role::Role;
-use crate::{app_server, management, proxy, telemetry};
+use crate::{app_server, components, management, proxy, telemetry};
 
 /// Why a node does not run.
 #[derive(Debug, thiserror::Error)]
@@ -175,6 +175,7 @@ fn management_settings(config: &Config) -> management::Settings {
             page: limits.page_size,
             mailbox: limits.mailbox,
             router_wait: limits.router_wait,
+            components_size: limits.components_size as usize,
         },
     }
 }
@@ -266,6 +267,14 @@ fn app_server_settings(config: &Config) -> Result<app_server::Settings, NodeErro
             fetch_timeout: limits.fetch_timeout,
             release_size: limits.release_size,
             stop_timeout: limits.stop_timeout,
+            components: components::Limits {
+                components: limits.components,
+                files: limits.component_files,
+                depth: limits.component_depth,
+                file_size: limits.component_file_size,
+                time: limits.component_time,
+            },
+            component_scan: limits.component_scan,
         },
         proxy: proxy::Limits {
             head_bytes: limits.head_size as usize,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
+use tokio::sync::Notify;
 
 use super::hands::{Hands, Keeper, Life, Started, Up};
 use super::records;
@@ -46,6 +47,8 @@ struct Inner {
     rooms: Rooms,
     store: Store,
     held: RefCell<HashMap<String, Held>>,
+    /// Rung when an instance is up, or gone.
+    changed: Rc<Notify>,
 }
 
 /// An instance that this run of the node has hold of.
@@ -59,7 +62,8 @@ struct Held {
 impl Machine {
     pub fn new(around: Surroundings, ports: Ports, rooms: Rooms, store: Store) -> Self {
         let scope = instance::scope(&around.node, &around.data_dir);
-        Self { inner: Rc::new(Inner { around, scope, ports, rooms, store, held: RefCell::default() }) }
+        let (held, changed) = Default::default();
+        Self { inner: Rc::new(Inner { around, scope, ports, rooms, store, held, changed }) }
     }
 
     pub fn scope(&self) -> &str {
@@ -72,6 +76,25 @@ impl Machine {
 
     pub fn around(&self) -> &Surroundings {
         &self.inner.around
+    }
+
+    /// The instances that this run of the node has hold of, and that live.
+    pub fn living(&self) -> Vec<InstanceRecord> {
+        let held = self.inner.held.borrow();
+        let living = held.values().filter(|held| held.instance.try_exited().is_none());
+        living.map(|held| held.instance.record().clone()).collect()
+    }
+
+    /// Whether there is an instance of this name on record.
+    pub fn is_on_record(&self, instance: &str) -> bool {
+        let found = records::has_instance(&self.inner.store, instance);
+        // What cannot be told may be so.
+        found.unwrap_or(true)
+    }
+
+    /// Rung when an instance is up, or gone.
+    pub fn changed(&self) -> Rc<Notify> {
+        self.inner.changed.clone()
     }
 
     /// Keeps what instances write within its bounds, again and again.
@@ -147,6 +170,7 @@ impl Inner {
         }
         tracing::info!(program = %manifest.name, version = %release.version, pid = instance.record().pid, adopted,
             "an instance is up");
+        self.changed.notify_one();
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, instance.record().port));
         let health = manifest.health.clone();
         Ok(Up { addr, life: Rc::new(Living { instance, health, orphans }) })
@@ -210,6 +234,7 @@ impl Inner {
             }
         }
         self.held.borrow_mut().remove(&record.name);
+        self.changed.notify_one();
         keeper.forget(&record.name).map_err(|error| format!("its record cannot be removed: {error}"))
     }
 

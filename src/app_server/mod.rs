@@ -10,6 +10,7 @@
 //! ```
 
 pub mod claims;
+mod components;
 mod control;
 mod direct;
 mod hands;

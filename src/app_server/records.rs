@@ -1,7 +1,10 @@
 //! Owns what this role keeps in the store, and under which keys. Must not know when it is saved.
 
+use std::collections::BTreeMap;
+
+use crate::domain::components::Memory;
 use crate::domain::names::{ProgramName, Release, Sha256};
-use crate::domain::placement::Placement;
+use crate::domain::placement::{Placement, State};
 use crate::domain::program::Manifest;
 use crate::domain::seal::Seal;
 use crate::programs::instance::{InstanceRecord, Mark};
@@ -12,6 +15,7 @@ const SEAL: &str = "server/seal";
 const FAILURES: &str = "server/failures";
 const PLACEMENTS: &str = "server/placement/";
 const INSTANCES: &str = "server/instance/";
+const MEMORIES: &str = "server/memory/";
 const MANIFESTS: &str = "server/manifest/";
 
 /// What a node knew when it ended.
@@ -52,6 +56,37 @@ pub fn marked(record: &InstanceRecord, mark: Mark) -> Result<Change, StoreError>
 
 pub fn forget_instance(name: &str) -> Change {
     Change::remove(Tree::Control, format!("{INSTANCES}{name}"))
+}
+
+pub fn has_instance(store: &Store, name: &str) -> Result<bool, StoreError> {
+    let record: Option<InstanceRecord> = store.get(Tree::Control, &format!("{INSTANCES}{name}"))?;
+    Ok(record.is_some())
+}
+
+/// The names of all instances on record.
+pub fn instances(store: &Store) -> Result<Vec<String>, StoreError> {
+    let records: Vec<(String, InstanceRecord)> = store.scan(Tree::Control, INSTANCES)?;
+    Ok(records.into_iter().map(|(_, record)| record.name).collect())
+}
+
+/// Whether a program is placed here, running or not.
+pub fn holds(store: &Store, program: &ProgramName) -> Result<bool, StoreError> {
+    let placement: Option<Placement> = store.get(Tree::Control, &format!("{PLACEMENTS}{program}"))?;
+    Ok(placement.is_some_and(|placement| placement.state != State::Absent))
+}
+
+/// What was seen in the memory of each program's instance.
+pub fn memories(store: &Store) -> Result<BTreeMap<ProgramName, Memory>, StoreError> {
+    let kept = store.scan(Tree::Control, MEMORIES)?.into_iter();
+    Ok(kept.filter_map(|(key, memory)| Some((ProgramName::new(key.strip_prefix(MEMORIES)?).ok()?, memory))).collect())
+}
+
+pub fn save_memory(store: &Store, program: &ProgramName, memory: &Memory) -> Result<(), StoreError> {
+    store.put(Tree::Control, format!("{MEMORIES}{program}"), memory)
+}
+
+pub fn forget_memory(store: &Store, program: &ProgramName) -> Result<(), StoreError> {
+    store.save(vec![Change::remove(Tree::Control, format!("{MEMORIES}{program}"))])
 }
 
 fn manifest_key(program: &ProgramName, sha256: Sha256) -> String {

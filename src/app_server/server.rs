@@ -17,6 +17,7 @@ pub use messages::{Ask, Beat, Renewed};
 
 pub use prepare::{Preparer, Preparing};
 
+use super::components::Components;
 use super::hands::Keeper;
 pub use super::program::Stop;
 use super::program::{Program, Tell};
@@ -37,11 +38,12 @@ pub struct Server {
     programs: BTreeMap<ProgramName, Addr<Program>>,
     preparer: Preparer,
     prepares: HashMap<Preparing, prepare::Progress>,
+    components: Components,
 }
 
 impl Server {
     /// A server with what it held when it ended; its programs begin at once, each closed until it is reconciled.
-    pub fn boot(shared: Rc<Shared>, kept: Kept, preparer: Preparer) -> Self {
+    pub fn boot(shared: Rc<Shared>, kept: Kept, preparer: Preparer, components: Components) -> Self {
         let mut instances = kept.instances;
         let mut programs = BTreeMap::new();
         for placement in kept.placements {
@@ -54,7 +56,7 @@ impl Server {
         for record in instances {
             tracing::error!(instance = record.name, "an instance's record has no placement");
         }
-        Self { shared, programs, preparer, prepares: HashMap::new() }
+        Self { shared, programs, preparer, prepares: HashMap::new(), components }
     }
 
     /// The actor of a program; a new one where this server has never held it.

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::components;
 use crate::link;
 use crate::proxy;
 
@@ -58,6 +59,10 @@ pub struct Bounds {
     pub release_size: u64,
     /// Requests under way when the node is told to stop.
     pub stop_timeout: Duration,
+    /// One look at what a program uses.
+    pub components: components::Limits,
+    /// Between two looks.
+    pub component_scan: Duration,
 }
 
 impl Default for Bounds {
@@ -71,6 +76,8 @@ impl Default for Bounds {
             fetch_timeout: Duration::from_secs(600),
             release_size: 2 << 30,
             stop_timeout: Duration::from_secs(30),
+            components: components::Limits::default(),
+            component_scan: Duration::from_secs(30),
         }
     }
 }

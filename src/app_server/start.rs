@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::claims::Claims;
+use super::components::Components;
 use super::control::{self, Desk as ControlDesk};
 use super::direct::Direct;
 use super::ledger::{self, Ledger};
@@ -63,7 +64,7 @@ pub struct Running {
     shutdown: Shutdown,
     workers: Vec<Arbiter>,
     ended: mpsc::Receiver<()>,
-    /// What goes on beside: heartbeats, logs.
+    /// What goes on beside: heartbeats, logs, looking at components.
     tasks: Vec<tokio::task::JoinHandle<()>>,
     stop_timeout: Duration,
 }
@@ -175,6 +176,8 @@ fn start_actors(
         release_size: settings.bounds.release_size,
     };
     let (nudge, nudged) = watch::channel(());
+    let components = Components::new(machine.clone(), store.clone(), &settings.binary, &settings.bounds, nudge.clone());
+    let looking = tokio::task::spawn_local(components.clone().run());
     let (identity, settings) = (identity.clone(), settings.clone());
     let (claims, ledger, hands) = (claims.clone(), ledger.clone(), Rc::new(machine.clone()));
     let (heralds_identity, heralds_settings) = (identity.clone(), settings.clone());
@@ -186,10 +189,11 @@ fn start_actors(
         let seal = RefCell::new(kept.seal.clone());
         let (clock, outbox) = (Clock::begin(), Some(outbox));
         let shared = Shared { identity, store, settings, claims, ledger, hands, seal, clock, outbox, nudge };
-        Server::boot(Rc::new(shared), kept, preparer)
+        Server::boot(Rc::new(shared), kept, preparer, components)
     });
-    let heralds = heralds(&heralds_identity, &heralds_settings, &heralds_client, &nudged, &server);
-    Ok((server, heralds))
+    let mut tasks = heralds(&heralds_identity, &heralds_settings, &heralds_client, &nudged, &server);
+    tasks.push(looking);
+    Ok((server, tasks))
 }
 
 fn heralds(

@@ -3,6 +3,7 @@
 
 mod address;
 mod client;
+mod component;
 mod config;
 mod deploy;
 mod events;
@@ -95,6 +96,9 @@ enum Command {
     /// Nodes: list and show
     #[command(subcommand)]
     Node(node::NodeCommand),
+    /// Components: what programs use of their servers' software, and how that is known
+    #[command(subcommand)]
+    Component(component::ComponentCommand),
     /// Routes: list, and test which rule and server a URL gets, and why
     #[command(subcommand)]
     Route(route::RouteCommand),
@@ -167,6 +171,7 @@ async fn ask(command: Command, ctx: &Ctx) -> Result<(), Failure> {
         Command::Program(command) => command.run(ctx).await,
         Command::Release(command) => command.run(ctx).await,
         Command::Node(command) => command.run(ctx).await,
+        Command::Component(command) => command.run(ctx).await,
         Command::Route(command) => command.run(ctx).await,
         Command::Events(args) => args.run(ctx).await,
         // Carried out in `dispatch` and before.

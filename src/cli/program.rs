@@ -4,6 +4,7 @@
 use clap::Subcommand;
 
 use super::Ctx;
+use super::component::unread_line;
 use super::failure::Failure;
 use super::logs::{self, Ask};
 use super::out::{self, Format, count, or_dash};
@@ -123,6 +124,12 @@ fn text(program: &ProgramView) -> String {
             ]
         }),
     ));
+    let uses = program.components.iter().filter(|component| component.quiesced);
+    let uses: Vec<&str> = uses.map(|component| component.name.as_str()).collect();
+    if !uses.is_empty() {
+        lines.push(format!("components: {}", out::clean(&uses.join(" "))));
+    }
+    lines.extend(program.unread.iter().map(|unread| unread_line(unread).trim_start().to_owned()));
     for placement in &program.placements {
         lines.extend(placement.failure.iter().map(|why| format!("{}: {}", placement.server, out::clean_block(why))));
     }

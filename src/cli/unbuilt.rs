@@ -10,8 +10,6 @@ pub enum Unbuilt {
     #[command(hide = true)]
     Session(Anything),
     #[command(hide = true)]
-    Component(Anything),
-    #[command(hide = true)]
     Audit(Anything),
     #[command(hide = true)]
     Doctor(Anything),
@@ -38,7 +36,6 @@ impl Unbuilt {
     pub fn run(self) -> Result<(), Failure> {
         let name = match self {
             Self::Session(_) => "session",
-            Self::Component(_) => "component",
             Self::Audit(_) => "audit",
             Self::Doctor(_) => "doctor",
             Self::Store(_) => "store",

@@ -76,6 +76,15 @@ pub struct AppServerLimits {
     #[serde(deserialize_with = "duration")]
     pub stop_timeout: Duration,
     pub mailbox: usize,
+    #[serde(deserialize_with = "duration")]
+    pub component_scan: Duration,
+    pub components: usize,
+    pub component_files: usize,
+    pub component_depth: usize,
+    #[serde(deserialize_with = "size")]
+    pub component_file_size: u64,
+    #[serde(deserialize_with = "duration")]
+    pub component_time: Duration,
 }
 
 /// `[management.limits]`; `conf/default.toml` says what each bounds.
@@ -97,6 +106,8 @@ pub struct ManagementLimits {
     #[serde(deserialize_with = "duration")]
     pub router_wait: Duration,
     pub mailbox: usize,
+    #[serde(deserialize_with = "size")]
+    pub components_size: u64,
 }
 
 /// `[cluster.limits]`; `conf/default.toml` says what each bounds.

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::observer::Watch;
 use super::records::{Disk, LastTerm, NodeRecord, ReleaseRecord, RippleRecord, State};
+use crate::domain::components::{ComponentsList, Taken, Usage};
 use crate::domain::leader::Leader;
 use crate::domain::names::{NodeName, ProgramName, Release, Revision, RippleId, RunId, ServerName, Term, Version};
 use crate::domain::placement::Millis;
@@ -15,6 +16,7 @@ use crate::domain::program::Manifest;
 use crate::domain::server_list::{Server, ServerList};
 use crate::store::StoreError;
 use crate::wire::api::EventView;
+use crate::wire::components::digest;
 use crate::wire::messages::{ListStamp, Load, NodeRole, Registration};
 
 /// How much management keeps at the most; see `[management.limits]`.
@@ -35,6 +37,8 @@ pub struct Bounds {
     /// How long a quiesce waits for routers to acknowledge the list before it; then they are known to be stale
     /// (protocol P10).
     pub router_wait: Duration,
+    /// Bytes of the Components List.
+    pub components_size: usize,
 }
 
 impl Default for Bounds {
@@ -49,6 +53,7 @@ impl Default for Bounds {
             page: 500,
             mailbox: 1_024,
             router_wait: Duration::from_secs(2),
+            components_size: 64 << 20,
         }
     }
 }
@@ -78,6 +83,7 @@ pub struct Control {
     pub published: Option<ListStamp>,
     pub events: VecDeque<EventView>,
     pub watches: HashMap<(RippleId, ServerName), Watch>,
+    pub components: ComponentsList,
     next_event: u64,
     disk: Disk,
     began: Instant,
@@ -110,14 +116,38 @@ impl Control {
             published: None,
             events: VecDeque::new(),
             watches: HashMap::new(),
+            components: ComponentsList::default(),
             next_event: 1,
             disk,
             began: Instant::now(),
             awaited,
             settled: false,
         };
+        control.load_components();
         control.save()?;
         Ok(control)
+    }
+
+    /// What servers' programs used when that was last said.
+    fn load_components(&mut self) {
+        let mut by_server: BTreeMap<ServerName, Vec<Usage>> = BTreeMap::new();
+        for (server, usage) in self.disk.components() {
+            by_server.entry(server).or_default().push(usage);
+        }
+        for (server, usages) in by_server {
+            let with_digest = |usage| {
+                let (digest, bytes) = digest(&usage);
+                (usage, digest, bytes)
+            };
+            let sent: Vec<_> = usages.into_iter().map(with_digest).collect();
+            let has = sent.iter().map(|(usage, digest, _)| (usage.program.clone(), *digest)).collect();
+            self.components.take(&server, &has, sent, self.bounds.components_size);
+        }
+    }
+
+    /// Writes what was taken in of a server's word on components.
+    pub fn save_components(&self, server: &ServerName, list: &ComponentsList, taken: &Taken) -> Result<(), StoreError> {
+        self.disk.save_components(server, list, taken)
     }
 
     /// Whether this management knows what there is: every server that it knew is sealed, or all have had their time.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
+use super::components::Asking;
 use super::control::{About, Control};
 use super::flights::{Flights, Key};
 use super::observer;
@@ -31,6 +32,7 @@ pub struct ListActor {
     pub(super) identity: Identity,
     pub(super) client: Client,
     pub(super) down_after: Duration,
+    pub(super) asking: Asking,
     flights: Flights,
     routers: Routers,
     ripples: HashMap<RippleId, Addr<RippleActor>>,
@@ -38,8 +40,8 @@ pub struct ListActor {
 
 impl ListActor {
     pub fn new(control: Control, identity: Identity, client: Client, down_after: Duration) -> Self {
-        let (flights, routers, ripples) = Default::default();
-        Self { control, identity, client, down_after, flights, routers, ripples }
+        let (asking, flights, routers, ripples) = Default::default();
+        Self { control, identity, client, down_after, asking, flights, routers, ripples }
     }
 
     /// Decide, save, perform. Nothing leaves if the state could not be saved (protocol P11).

@@ -3,6 +3,8 @@
 
 mod api;
 mod asks;
+mod component_views;
+mod components;
 mod control;
 mod flights;
 mod list_actor;

@@ -34,7 +34,14 @@ impl Handler<FromNode> for ListActor {
                     term: self.control.leader.term().clone(),
                 })
             }
-            ToManagement::Heartbeat(heartbeat) => json(&beat(&mut self.control, &from, &run, *heartbeat)),
+            ToManagement::Heartbeat(heartbeat) => {
+                let components = heartbeat.components;
+                let renewals = beat(&mut self.control, &from, &run, *heartbeat);
+                if !renewals.unknown {
+                    self.ask_components(&from, components, ctx);
+                }
+                json(&renewals)
+            }
             ToManagement::Drained { report } | ToManagement::Upgraded { report } | ToManagement::Failed { report } => {
                 self.control.leader.heard(&from, &run, report);
                 Ok(serde_json::json!({}))

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
+use crate::domain::components::{ComponentsList, Taken, Usage};
 use crate::domain::ledger::LedgerCut;
 use crate::domain::names::{NodeName, ProgramName, Release, RippleId, ServerName, Sha256, Version};
 use crate::domain::program::Manifest;
@@ -115,6 +116,8 @@ pub struct Loaded {
 
 const TERM: &str = "management/term";
 const EXPORT: &str = "management";
+/// Servers' words on components; not in the export, for servers say it again.
+const COMPONENTS: &str = "component/";
 
 /// All of it, as it has to be on disk.
 #[derive(Serialize)]
@@ -177,6 +180,28 @@ impl Disk {
             loaded.ripples.insert(record.plan.id.clone(), record);
         }
         Ok(loaded)
+    }
+
+    /// What servers' programs use, as it was last said. A record that cannot be read is said again by its server.
+    pub fn components(&self) -> Vec<(ServerName, Usage)> {
+        let records = self.store.scan::<serde_json::Value>(Tree::Control, COMPONENTS).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the Components List cannot be read: servers are asked again");
+            Vec::new()
+        });
+        let usage =
+            |(key, record): (String, serde_json::Value)| Some((part(&key, 1)?, serde_json::from_value(record).ok()?));
+        records.into_iter().filter_map(usage).collect()
+    }
+
+    /// Writes what was taken in of a server's word.
+    pub fn save_components(&self, server: &ServerName, list: &ComponentsList, taken: &Taken) -> Result<(), StoreError> {
+        let key = |program: &ProgramName| format!("{COMPONENTS}{server}/{program}");
+        let kept = taken.kept.iter().filter_map(|program| list.usage(server, program));
+        let put = kept.map(|usage| Change::put(Tree::Control, key(&usage.program), usage));
+        let gone =
+            taken.dropped.iter().chain(&taken.refused).map(|program| Ok(Change::remove(Tree::Control, key(program))));
+        let changes = put.chain(gone).collect::<Result<Vec<_>, StoreError>>()?;
+        if changes.is_empty() { Ok(()) } else { self.store.save(changes) }
     }
 
     /// Writes what differs from what is on disk, flushed, and the export beside it. Nothing that depends on the state

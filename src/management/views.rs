@@ -1,6 +1,7 @@
 //! Owns how management's state is shown in the API. Must not know HTTP, nor change anything.
 
 use super::asks;
+use super::component_views;
 use super::control::{Control, Node};
 use crate::domain::names::{NodeName, ProgramName, ServerName, Version};
 use crate::domain::placement::State;
@@ -91,6 +92,7 @@ pub fn program(control: &Control, name: &ProgramName) -> Option<api::ProgramView
     let mut releases: Vec<_> = control.releases.get(name).into_iter().flat_map(|all| all.values()).collect();
     releases.sort_by_key(|record| std::cmp::Reverse(record.pushed_at));
     let manifest = control.manifest(name);
+    let (components, unread) = component_views::of_program(control, name);
     Some(api::ProgramView {
         name: name.clone(),
         desired_version: desired_version(control, name),
@@ -104,6 +106,8 @@ pub fn program(control: &Control, name: &ProgramName) -> Option<api::ProgramView
         routes: manifest.map(|manifest| manifest.routes.iter().map(route).collect()).unwrap_or_default(),
         placements: placements.map(|(server, cell)| placement(control, name, server, cell)).collect(),
         ripple: list.programs.get(name).and(control.leader.under_way(name)).map(|ripple| ripple.plan.id.clone()),
+        components,
+        unread,
     })
 }
 

@@ -60,6 +60,12 @@ pub fn strays(scope: &str, known: &[String]) -> Vec<Stray> {
     proc::all().into_iter().filter_map(stray).collect()
 }
 
+/// The ids of a recorded instance's living processes.
+pub fn processes(record: &InstanceRecord) -> Vec<u32> {
+    let leader = Some((record.pid, record.start_time));
+    members(&record.name, leader, &[]).into_iter().map(|stat| stat.pid).collect()
+}
+
 /// The living processes of an instance: those that carry its name, those of its process group, those that were `seen`
 /// to be its own before, and whatever any of them started.
 pub(super) fn members(name: &str, leader: Option<(u32, u64)>, seen: &[Stat]) -> Vec<Stat> {

@@ -53,7 +53,7 @@ impl Hello {
     async fn beat(&mut self, snapshot: &Snapshot) -> Result<(), String> {
         let load = Load { load_average: load_average(), active_requests: snapshot.active(), connections: 0 };
         let held = list::stamp(snapshot.list.as_ref());
-        let beat = Heartbeat { role: NodeRole::Router, held, reports: Vec::new(), load };
+        let beat = Heartbeat { role: NodeRole::Router, held, reports: Vec::new(), load, components: None };
         let renewals: Renewals = self.post(ToManagement::Heartbeat(Box::new(beat))).await?;
         self.registered = !renewals.unknown;
         Ok(())

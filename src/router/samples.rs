@@ -89,5 +89,6 @@ pub fn manifest(name: &str) -> Manifest {
             hold: Duration::ZERO,
             soak: Duration::ZERO,
         },
+        components: Vec::new(),
     }
 }

@@ -27,14 +27,22 @@
 //! | `GET ripples/{id}/receipt` | | 200 `Receipt`, provisional until the ripple has ended |
 //! | `GET status` | | 200 `StatusView` |
 //! | `GET routes/test` | `?url=` | 200 `RouteTest` |
+//! | `GET components` | `?stale=true` | 200 `Page<ComponentSummary>` |
+//! | `GET components/{c}` | | 200 `ComponentView` |
+//! | `POST components/scan` | | 200 `ScanView` |
 //! | `GET events` | | 200 `Page<EventView>` |
 
+mod component;
 mod node;
 mod program;
 mod receipt;
 mod ripple;
 mod route;
 
+pub use component::{
+    ComponentSummary, ComponentUse, ComponentView, EvidenceView, ProgramComponent, ScanView, ScannedServer, StaleUse,
+    UnreadPart,
+};
 pub use node::{EventView, LoadView, NodeState, NodeView, StatusView};
 pub use program::{
     ActiveRequest, ActiveRequests, LogLine, Logs, OldestRequest, PlacementState, PlacementView, ProgramSummary,
@@ -70,6 +78,10 @@ pub mod path {
     /// Register it before `RIPPLE_ACTION`.
     pub const RIPPLE_RECEIPT: &str = "/api/v1/ripples/{id}/receipt";
     pub const STATUS: &str = "/api/v1/status";
+    pub const COMPONENTS: &str = "/api/v1/components";
+    pub const COMPONENT_SCAN: &str = "/api/v1/components/scan";
+    /// A name that is a path has its slashes escaped.
+    pub const COMPONENT: &str = "/api/v1/components/{component}";
     pub const ROUTE_TEST: &str = "/api/v1/routes/test";
     pub const EVENTS: &str = "/api/v1/events";
 }

@@ -1,16 +1,20 @@
 //! Owns what nodes say to each other: the bodies of `POST /node/v1/messages` and their answers.
 //! Must not know how a message travels or what it leads to.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::figures::Figures;
 pub use crate::domain::ledger::{Counts, LedgerCut, LedgerEntry, LedgerFailure};
-use crate::domain::names::{Generation, OperationId, ProgramName, Release, Revision, RunId, ServerName, Term, Version};
+use crate::domain::names::{
+    Generation, OperationId, ProgramName, Release, Revision, RunId, ServerName, Sha256, Term, Version,
+};
 use crate::domain::placement::{Command, Refusal};
 use crate::domain::program::Manifest;
 use crate::domain::server_list::Report;
+pub use crate::wire::components::ToldComponents;
 pub use crate::wire::role::Role as NodeRole;
 
 /// What management tells a server; the answer to each is beside it.
@@ -31,6 +35,13 @@ pub enum ToServer {
     Requests { program: ProgramName },
     /// The last lines of a program's output here. → [`Lines`]
     Logs { program: ProgramName, lines: usize },
+    /// What the programs here use, but for what is held of it already; looked at anew before, where asked.
+    /// → [`ToldComponents`]
+    Components {
+        have: BTreeMap<ProgramName, Sha256>,
+        #[serde(default)]
+        scan: bool,
+    },
 }
 
 /// One version's counters on a server; they only rise, save that latencies begin anew with the server's process.
@@ -100,7 +111,7 @@ pub struct Registration {
     pub control: SocketAddr,
     /// Where a server takes requests, or a router's public address.
     pub data: SocketAddr,
-    pub labels: std::collections::BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
     pub version: String,
     pub cores: usize,
 }
@@ -120,6 +131,9 @@ pub struct Heartbeat {
     /// Of a server: every placement, with its active requests.
     pub reports: Vec<Report>,
     pub load: Load,
+    /// Of a server: the digest of what its programs use. `None`: it does not tell.
+    #[serde(default)]
+    pub components: Option<Sha256>,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]

@@ -59,6 +59,7 @@ codes! {
     UnknownVersion     "unknown_version"      404 2 "The program has no such version";
     UnknownRipple      "unknown_ripple"       404 2 "There is no such ripple";
     UnknownNode        "unknown_node"         404 2 "There is no such node";
+    UnknownComponent   "unknown_component"    404 2 "There is no such component";
     UnknownRelease     "unknown_release"      404 2 "There is no such release";
     NotFound           "not_found"            404 2 "There is nothing here";
     MethodNotAllowed   "method_not_allowed"   405 2 "This cannot be done to that";

@@ -6,12 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Parts of the tree by floor; `use crate::…` points to a lower one only.
-const FLOORS: [(&str, u8); 15] = [
+const FLOORS: [(&str, u8); 16] = [
     ("domain", 0),
     ("wire", 1),
     ("store", 2),
     ("link", 2),
     ("programs", 2),
+    ("components", 2),
     ("proxy", 2),
     ("tls", 2),
     ("traffic", 2),

@@ -1,5 +1,6 @@
 //! Owns what the server's actor is asked, and how each is answered. Must not know HTTP.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use actix::prelude::*;
@@ -10,7 +11,7 @@ use tokio::sync::oneshot;
 use super::Server;
 use crate::app_server::program::{Heard, Obey, Program, Stop, Tell};
 use crate::app_server::records;
-use crate::domain::names::{ProgramName, Release, Term};
+use crate::domain::names::{ProgramName, Release, Sha256, Term};
 use crate::domain::placement::{Command, Refusal};
 use crate::domain::server_list::Report;
 use crate::programs::{logs, output};
@@ -62,6 +63,7 @@ impl Handler<Ask> for Server {
                 Ok(()) => self.logs(&program, lines, reply, ctx),
                 Err(problem) => answer(reply, Err(problem)),
             },
+            ToServer::Components { have, scan } => self.tell_components(have, scan, reply, ctx),
         }
     }
 }
@@ -71,9 +73,10 @@ impl Handler<Beat> for Server {
 
     fn handle(&mut self, _: Beat, _: &mut Context<Self>) -> Self::Result {
         let (reports, active) = (self.reports(), self.shared.ledger.active_total());
+        let components = self.components.digest();
         Box::pin(async move {
             let load = Load { load_average: load_average(), active_requests: active, connections: active };
-            Ok(Heartbeat { role: NodeRole::AppServer, held: None, reports: reports.await?, load })
+            Ok(Heartbeat { role: NodeRole::AppServer, held: None, reports: reports.await?, load, components })
         })
     }
 }
@@ -185,6 +188,27 @@ impl Server {
                     |error| Problem::new(Code::Unavailable, format!("a program's actor does not answer: {error}"));
                 let report = asked.await.map_err(lost);
                 answer(reply, report.and_then(|report| json(Obeyed { run, refusal: Some(refusal), report })));
+            }
+            .into_actor(self),
+        );
+    }
+
+    fn tell_components(
+        &self,
+        have: BTreeMap<ProgramName, Sha256>,
+        scan: bool,
+        reply: Answers,
+        ctx: &mut Context<Self>,
+    ) {
+        let components = self.components.clone();
+        ctx.spawn(
+            async move {
+                if scan {
+                    components.scan().await;
+                }
+                let partly = || Problem::new(Code::Unavailable, "this server looks for its instances still; ask again");
+                let told = components.digest().map(|_| components.tell(&have));
+                answer(reply, told.ok_or_else(partly).and_then(json));
             }
             .into_actor(self),
         );

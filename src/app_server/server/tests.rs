@@ -78,6 +78,13 @@ impl Stage {
         let kept = Kept::load(&store).unwrap();
         let settings = settings(dir.path());
         let mailbox = settings.bounds.mailbox;
+        let components = Components::new(
+            preparer.machine.clone(),
+            store.clone(),
+            Path::new("neap"),
+            &settings.bounds,
+            watch::channel(()).0,
+        );
         let shared = Shared {
             identity: identity.clone(),
             store: store.clone(),
@@ -92,7 +99,7 @@ impl Stage {
         };
         let server = Server::create(|ctx| {
             ctx.set_mailbox_capacity(mailbox);
-            Server::boot(Rc::new(shared), kept, preparer)
+            Server::boot(Rc::new(shared), kept, preparer, components)
         });
         Self { _dir: dir, store, identity, server }
     }

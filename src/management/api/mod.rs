@@ -1,5 +1,6 @@
 //! Owns the public API's routes and how a handler reaches the state. Must not decide anything.
 
+mod components;
 mod nodes;
 mod programs;
 mod releases;
@@ -120,6 +121,9 @@ pub fn routes(config: &mut ServiceConfig) {
         .route(path::EVENTS, web::get().to(events))
         .route(path::NODES, web::get().to(nodes::list))
         .route(path::NODE, web::get().to(nodes::show))
+        .route(path::COMPONENTS, web::get().to(components::list))
+        .route(path::COMPONENT_SCAN, web::post().to(components::scan))
+        .route(path::COMPONENT, web::get().to(components::show))
         .route(path::ROUTE_TEST, web::get().to(nodes::route_test))
         .route(path::PROGRAMS, web::get().to(programs::list))
         .route(path::PROGRAM, web::get().to(programs::show))

@@ -1,6 +1,6 @@
 //! A server that obeys through the domain's own code, with instances that start and stop at once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -9,17 +9,21 @@ use actix_web::web::{self, Bytes, Data};
 use actix_web::{App, HttpResponse, HttpServer};
 
 use super::program;
+use crate::domain::components::{Component, Evidence, Kind, Sighting, Source, Usage, compile};
 use crate::domain::gate::NotDrained;
 use crate::domain::ledger::LedgerCut;
 use crate::domain::manifest;
-use crate::domain::names::{NodeName, ProgramName, Version};
+use crate::domain::names::{NodeName, ProgramName, Sha256, Version};
 use crate::domain::placement::{Effect, Event, Here, Placement, State};
 use crate::domain::program::Manifest;
 use crate::domain::seal::Seal;
 use crate::domain::server_list::Report;
 use crate::link::identity::Identity;
+use crate::wire::components::{digest, digest_of};
 use crate::wire::envelope::{Envelope, MESSAGES_PATH};
-use crate::wire::messages::{NodeRole, Obeyed, Prepared, Registration, Sealed, ToManagement, ToServer};
+use crate::wire::messages::{
+    Heartbeat, Load, NodeRole, Obeyed, Prepared, Registration, Sealed, ToManagement, ToServer, ToldComponents,
+};
 
 pub fn name(given: &str) -> NodeName {
     NodeName::new(given).unwrap()
@@ -38,6 +42,9 @@ struct Inside {
     active: u64,
     dead: bool,
     fails: HashMap<Version, String>,
+    usages: BTreeMap<ProgramName, Usage>,
+    /// How often it was asked what its programs use.
+    asked: usize,
 }
 
 pub struct FakeServer {
@@ -49,8 +56,17 @@ pub struct FakeServer {
 impl FakeServer {
     pub fn start(given: &str) -> Self {
         let identity = Identity::begin(name(given));
-        let (seal, placements, fails) = Default::default();
-        let inside = Arc::new(Mutex::new(Inside { identity, seal, placements, active: 0, dead: false, fails }));
+        let (seal, placements, fails, usages) = Default::default();
+        let inside = Arc::new(Mutex::new(Inside {
+            identity,
+            seal,
+            placements,
+            active: 0,
+            dead: false,
+            fails,
+            usages,
+            asked: 0,
+        }));
         let shared = Data::from(inside.clone());
         let server =
             HttpServer::new(move || App::new().app_data(shared.clone()).route(MESSAGES_PATH, web::post().to(answer)))
@@ -98,6 +114,43 @@ impl FakeServer {
         self.inside().report(&program())
     }
 
+    /// From now on a program uses just these packages.
+    pub fn uses(&self, program: &str, packages: &[&str]) {
+        let program = ProgramName::new(program).unwrap();
+        let sighting = |name: &&str| Sighting {
+            component: Component { name: name.parse().unwrap(), kind: Kind::Package, version: None },
+            file: None,
+            evidence: Evidence { source: Source::Static, can_load: false, chain: Vec::new() },
+            stale: None,
+        };
+        let edges = compile(packages.iter().map(sighting), 100).edges;
+        let release = super::release("1");
+        let usage = Usage { program: program.clone(), release, edges, unread: Vec::new() };
+        self.inside().usages.insert(program, usage);
+    }
+
+    pub fn forgets(&self, program: &str) {
+        self.inside().usages.remove(program);
+    }
+
+    pub fn asked(&self) -> usize {
+        self.inside().asked
+    }
+
+    /// A heartbeat that tells by digest what its programs use.
+    pub fn heartbeat(&self) -> Envelope<ToManagement> {
+        let has = self.inside().has();
+        let (role, load) = (NodeRole::AppServer, Load::default());
+        let components = Some(digest_of(&has));
+        self.envelope(ToManagement::Heartbeat(Box::new(Heartbeat {
+            role,
+            held: None,
+            reports: vec![],
+            load,
+            components,
+        })))
+    }
+
     pub fn keep_active(&self, active: u64) {
         self.inside().active = active;
     }
@@ -108,6 +161,18 @@ impl FakeServer {
 }
 
 impl Inside {
+    fn has(&self) -> BTreeMap<ProgramName, Sha256> {
+        self.usages.iter().map(|(program, usage)| (program.clone(), digest(usage).0)).collect()
+    }
+
+    /// One usage an answer, as if they were large.
+    fn tell_components(&mut self, have: &BTreeMap<ProgramName, Sha256>) -> ToldComponents {
+        self.asked += 1;
+        let has = self.has();
+        let new = self.usages.values().find(|usage| have.get(&usage.program) != has.get(&usage.program));
+        ToldComponents { usages: new.cloned().into_iter().collect(), has }
+    }
+
     fn report(&self, program: &ProgramName) -> Report {
         let absent = Placement::absent(program.clone());
         let placement = self.placements.get(program).unwrap_or(&absent);
@@ -133,6 +198,7 @@ impl Inside {
                 serde_json::to_value(LedgerCut { run, entries: vec![], failures: vec![] })
             }
             ToServer::Requests { .. } | ToServer::Logs { .. } | ToServer::Measure { .. } => Ok(serde_json::json!([])),
+            ToServer::Components { have, .. } => serde_json::to_value(self.tell_components(&have)),
         }
         .unwrap()
     }

@@ -1,5 +1,6 @@
 //! Tests of management's actors alone: the servers are small fakes that obey through the domain's own code.
 
+mod components;
 mod fake;
 
 use std::time::{Duration, Instant};
@@ -44,6 +45,18 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let (identity, list) = begin(dir.path());
+        Self { dir, identity, list }
+    }
+
+    /// Ends, and begins anew on the same disk.
+    async fn restart(self) -> Self {
+        let Self { dir, list, .. } = self;
+        list.send(super::list_actor::Stop).await.unwrap();
+        while list.connected() {
+            actix_rt::task::yield_now().await;
+        }
+        drop(list);
         let (identity, list) = begin(dir.path());
         Self { dir, identity, list }
     }
@@ -213,14 +226,7 @@ async fn a_restarted_management_takes_a_higher_term_and_finishes_the_ripple() {
     let id = bench.upgrade("2").await;
     bench.until(&id, |view| view.waiting_for.as_ref().is_some_and(|wait| wait.reason == "draining")).await;
     let before = bench.look(|control| control.leader.term().clone()).await;
-    let Bench { dir, list, .. } = bench;
-    list.send(super::list_actor::Stop).await.unwrap();
-    while list.connected() {
-        actix_rt::task::yield_now().await;
-    }
-    drop(list);
-    let (identity, list) = begin(dir.path());
-    bench = Bench { dir, identity, list };
+    bench = bench.restart().await;
     assert!(bench.look(|control| control.leader.term().clone()).await > before);
     for server in &servers {
         bench.tell(server.registration()).await;

@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::component::{ProgramComponent, UnreadPart};
 use super::words;
 use crate::domain::names::{OperationId, ProgramName, RippleId, ServerName, Sha256, Version};
 
@@ -35,6 +36,12 @@ pub struct ProgramView {
     pub placements: Vec<PlacementView>,
     /// The ripple under way.
     pub ripple: Option<RippleId>,
+    /// What it uses, on any server, or could load.
+    #[serde(default)]
+    pub components: Vec<ProgramComponent>,
+    /// What could not be looked at for that.
+    #[serde(default)]
+    pub unread: Vec<UnreadPart>,
 }
 
 /// A program in a line.

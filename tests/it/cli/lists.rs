@@ -145,6 +145,60 @@ fn a_route_test_tells_the_rule_the_server_and_why() {
 }
 
 #[test]
+fn components_are_listed_and_shown_with_their_evidence() {
+    let stale = json!({
+        "program": "shop", "server": "server-1", "file": "/usr/lib/libssl.so.3", "why": "replaced",
+        "running": {"by": "package", "text": "3.0.15"}, "on_disk": {"by": "package", "text": "3.0.16"},
+    });
+    let summary = json!({
+        "name": "libssl3", "kind": "package", "versions": [{"by": "package", "text": "3.0.16"}], "programs": ["shop"],
+        "can_load": ["mail"], "servers": ["server-1"], "stale": [stale],
+    });
+    let unread = json!({"program": "site", "server": "server-2", "what": "/proc/7/maps", "why": "Permission denied"});
+    let shown = json!({
+        "name": "/opt/acme/lib/liba.so.1", "kind": "file", "unread": [unread],
+        "uses": [{
+            "program": "shop", "server": "server-1", "program_version": "1.0.0", "quiesced": true, "files": ["/x"],
+            "version": {"by": "build_id", "text": "0123456789abcdef"}, "stale": null,
+            "evidence": [{"source": "static", "can_load": false, "chain": [],
+                          "text": "shop → bin/server → liba.so.1 (runpath)"}],
+        }],
+    });
+    let list = (200, json!({"items": [summary], "next": null}));
+    let management = Management::reciting(&[
+        ("GET /api/v1/components", std::slice::from_ref(&list)),
+        ("GET /api/v1/components?stale=true", std::slice::from_ref(&list)),
+        ("GET /api/v1/components/%2Fopt%2Facme%2Flib%2Fliba%2Eso%2E1", &[(200, shown)]),
+        (
+            "POST /api/v1/components/scan",
+            &[(
+                200,
+                json!({"servers": [{
+            "server": "server-2", "programs": 1, "components": 9, "stale": 0, "unread": [unread],
+        }], "unanswered": ["server-1"]}),
+            )],
+        ),
+    ]);
+    let listed = ran(at(&management, &["component", "ls"])).out;
+    assert!(listed.contains("libssl3    package  3.0.16   shop      mail           1        1"), "{listed}");
+    let stale = ran(at(&management, &["component", "ls", "--stale"])).out;
+    let row = "libssl3    shop     server-1  3.0.15  3.0.16   /usr/lib/libssl.so.3  replaced";
+    assert!(stale.contains(row), "{stale}");
+    let shown = ran(at(&management, &["component", "show", "/opt/acme/lib/liba.so.1"]));
+    for expected in [
+        "component /opt/acme/lib/liba.so.1 (file)",
+        "an upgrade of it quiesces shop 1.0.0 on server-1\n  on disk   build 0123456789ab\n",
+        "  static    shop → bin/server → liba.so.1 (runpath)",
+        "site on server-2: /proc/7/maps could not be read: Permission denied",
+    ] {
+        assert!(shown.out.contains(expected), "{expected}\n--\n{shown:?}");
+    }
+    let scanned = ran(at(&management, &["component", "scan"]));
+    assert!(scanned.code == 1 && scanned.out.contains("server-2  1         9"), "{scanned:?}");
+    assert!(scanned.err.contains("Permission denied") && scanned.err.contains("server-1"), "{}", scanned.err);
+}
+
+#[test]
 fn a_reader_that_left_is_no_failure() {
     let many: Vec<Value> = (0..3_000).map(|_| canned::ripple("upgraded")).collect();
     let management = Management::reciting(&[("GET /api/v1/ripples", &[(200, json!({"items": many, "next": null}))])]);

@@ -5,6 +5,7 @@ mod asks;
 mod bad_input;
 mod bad_versions;
 mod clients;
+mod components;
 mod idle_close;
 mod judged;
 mod long_lived;

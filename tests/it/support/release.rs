@@ -42,6 +42,10 @@ impl Release {
         self.line("upgrade", line)
     }
 
+    pub fn components(self, line: &str) -> Self {
+        self.line("components", line)
+    }
+
     fn line(mut self, section: &'static str, line: &str) -> Self {
         let key = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
         let found = self.sections.iter().position(|(name, _)| *name == section);
@@ -134,6 +138,11 @@ pub fn installed(name: &str, version: &str) -> Option<Release> {
         }
     }
     Some(release)
+}
+
+/// A program whose files a test has made.
+pub fn made(name: &str, version: &str, from: &Path, command: &str) -> Release {
+    Release::new(name, version, Files::Copied(from.to_owned())).process(&format!("command = {command}"))
 }
 
 fn root(path: &str) -> PathBuf {
