@@ -17,4 +17,6 @@ pub mod ripple;
 pub mod routing;
 pub mod seal;
 pub mod server_list;
+pub mod session;
+pub mod session_list;
 mod sync;
