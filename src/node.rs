@@ -105,7 +105,7 @@ impl Running {
     ) -> Result<Self, NodeError> {
         let mut running = Self { router: None, app_server: None, management: None };
         if config.has(Role::Management) {
-            let settings = management_settings(config);
+            let settings = management_settings(config)?;
             let listen = settings.listen;
             let started = management::start(identity.clone(), settings, store.clone(), client.clone(), secret.clone());
             running.management = Some(started.await.map_err(|error| at(listen, &error))?);
@@ -155,12 +155,14 @@ fn in_use_or(said: &dyn fmt::Display, kind: io::ErrorKind) -> NodeError {
     NodeError::Start(format!("{said}{}", if kind == io::ErrorKind::AddrInUse { cure } else { "" }))
 }
 
-fn management_settings(config: &Config) -> management::Settings {
+fn management_settings(config: &Config) -> Result<management::Settings, NodeError> {
     let limits = &config.management.limits;
-    management::Settings {
+    let told = |what| move |error: io::Error| NodeError::Start(format!("{what}: {error}"));
+    Ok(management::Settings {
         listen: config.management.listen,
         hosts: config.management.hosts.clone(),
-        data_dir: config.node.data_dir.clone(),
+        binary: std::env::current_exe().map_err(told("the neap binary"))?,
+        data_dir: config.node.data_dir.canonicalize().map_err(told("[node] data_dir"))?,
         down_after: config.cluster.down_after,
         body_limit: limits.body_size as usize,
         release_limit: limits.release_size,
@@ -177,7 +179,7 @@ fn management_settings(config: &Config) -> management::Settings {
             router_wait: limits.router_wait,
             components_size: limits.components_size as usize,
         },
-    }
+    })
 }
 
 fn https(config: &Config) -> Result<Option<Https>, NodeError> {

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::components::Memory;
 use crate::domain::names::{ProgramName, Release, Sha256};
 use crate::domain::placement::{Placement, State};
 use crate::domain::program::Manifest;
+use crate::domain::ripple::hooks::{HookEnd, HookOrder};
 use crate::domain::seal::Seal;
 use crate::programs::instance::{InstanceRecord, Mark};
 use crate::store::{Change, Store, StoreError, Tree};
@@ -17,6 +20,9 @@ const PLACEMENTS: &str = "server/placement/";
 const INSTANCES: &str = "server/instance/";
 const MEMORIES: &str = "server/memory/";
 const MANIFESTS: &str = "server/manifest/";
+const HOOKS: &str = "server/hook/";
+/// Hooks that are remembered; of older ripples nobody asks any more.
+const HOOKS_MAX: usize = 512;
 
 /// What a node knew when it ended.
 #[derive(Debug, Default)]
@@ -100,6 +106,31 @@ pub fn save_manifest(store: &Store, program: &ProgramName, held: &HeldManifest) 
 pub fn manifest(store: &Store, program: &ProgramName, release: &Release) -> Result<Option<Manifest>, StoreError> {
     let held: Option<HeldManifest> = store.get(Tree::Programs, &manifest_key(program, release.sha256))?;
     Ok(held.map(|held| held.manifest))
+}
+
+/// A hook that was begun here, and how it ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HookRecord {
+    pub end: Option<HookEnd>,
+}
+
+/// Ripples' ids begin with the time: the first keys are the oldest.
+pub fn hook_key(program: &ProgramName, order: &HookOrder) -> String {
+    format!("{HOOKS}{}/{program}/{}", order.ripple, order.hook.as_str())
+}
+
+pub fn hook(store: &Store, key: &str) -> Result<Option<HookRecord>, StoreError> {
+    store.get(Tree::Control, key)
+}
+
+/// Keeps it, and forgets the oldest beyond the bound.
+pub fn save_hook(store: &Store, key: &str, record: &HookRecord) -> Result<(), StoreError> {
+    let kept: Vec<(String, HookRecord)> = store.scan(Tree::Control, HOOKS)?;
+    let surplus = kept.len().saturating_sub(HOOKS_MAX);
+    let ended = kept.into_iter().filter(|(_, record)| record.end.is_some());
+    let mut changes: Vec<Change> = ended.take(surplus).map(|(key, _)| Change::remove(Tree::Control, key)).collect();
+    changes.push(Change::put(Tree::Control, key, record)?);
+    store.save(changes)
 }
 
 /// Names the requests that died with the process before this one; those of earlier deaths stay named too.

@@ -1,12 +1,13 @@
 //! Owns the actor of the server as a whole: its promise to obey no lower term (protocol P6), its programs' actors, and who
 //! answers which message of management. Must not know how messages travel.
 
+mod hooks;
 mod messages;
 mod prepare;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub struct Server {
     preparer: Preparer,
     prepares: HashMap<Preparing, prepare::Progress>,
     components: Components,
+    /// Hooks that run, by the keys of their records.
+    hooks: HashSet<String>,
 }
 
 impl Server {
@@ -56,7 +59,8 @@ impl Server {
         for record in instances {
             tracing::error!(instance = record.name, "an instance's record has no placement");
         }
-        Self { shared, programs, preparer, prepares: HashMap::new(), components }
+        let (prepares, hooks) = Default::default();
+        Self { shared, programs, preparer, prepares, components, hooks }
     }
 
     /// The actor of a program; a new one where this server has never held it.

@@ -9,7 +9,7 @@ use super::out::{self, Format, or_dash};
 use super::watch::ripple_path;
 use super::{receipt, upgrade, watch};
 use crate::domain::names::{ProgramName, RippleId};
-use crate::wire::api::{Receipt, RippleView, path};
+use crate::wire::api::{HookView, Receipt, RippleView, path};
 
 #[derive(Subcommand, Debug)]
 pub enum RippleCommand {
@@ -111,6 +111,7 @@ pub fn text(ripple: &RippleView) -> String {
         lines.push(format!("  {}", watch::step_line(step)));
         lines.extend(step.judged.iter().map(|judged| format!("    {}", out::clean(judged))));
     }
+    lines.extend(ripple.hooks.iter().flat_map(hook_lines));
     lines.extend(watch::outlook(ripple));
     lines.extend(ripple.undoes.iter().map(|undone| format!("  undoes ripple {undone}")));
     lines.extend(ripple.undone_by.iter().map(|undo| format!("  undone by ripple {undo}")));
@@ -126,6 +127,15 @@ pub fn text(ripple: &RippleView) -> String {
         lines.push(format!("    {:.0}  {server}{}", event.at, out::clean(&event.what)));
     }
     lines.join("\n")
+}
+
+/// A hook, and what it wrote.
+fn hook_lines(hook: &HookView) -> Vec<String> {
+    let at = hook.server.as_ref().map_or("management".to_owned(), ToString::to_string);
+    let how = hook.how.as_deref().map(|how| format!(": {}", out::clean(how))).unwrap_or_default();
+    let took = hook.took_ms.map(|took| format!(", {}", out::millis(took))).unwrap_or_default();
+    let head = format!("  {} at {at} {}{how}{took}", hook.hook.as_str(), hook.state);
+    [head].into_iter().chain(hook.log.iter().map(|line| format!("    {}", out::clean(line)))).collect()
 }
 
 async fn ask(ctx: &Ctx, id: &RippleId, action: &str) -> Result<RippleView, Failure> {

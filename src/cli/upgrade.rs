@@ -14,8 +14,8 @@ use crate::domain::manifest::BATCH_MAX;
 use crate::domain::names::{ProgramName, ServerName, Version};
 use crate::domain::program::Promote;
 use crate::wire::api::{
-    NodeState, NodeView, PlacementState, PlacementView, PlanView, ProgramView, RippleKind, RippleOptions, RippleState,
-    RippleView, StepState, UpgradeRequest, path,
+    HookState, NodeState, NodeView, PlacementState, PlacementView, PlanView, ProgramView, RippleKind, RippleOptions,
+    RippleState, RippleView, StepState, UpgradeRequest, path,
 };
 
 #[derive(Args, Debug)]
@@ -250,6 +250,10 @@ pub fn failure_text(ripple: &RippleView) -> String {
     lines.extend(new(ripple.reason.as_ref()).map(|reason| format!("  {reason}")));
     for step in &ripple.steps {
         lines.extend(new(step.reason.as_ref()).map(|reason| format!("  {}: {reason}", step.server)));
+    }
+    for hook in ripple.hooks.iter().filter(|hook| hook.state == HookState::Failed && !hook.log.is_empty()) {
+        lines.push(format!("  {} wrote:", hook.hook.as_str()));
+        lines.extend(hook.log.iter().map(|line| format!("    {}", out::clean(line))));
     }
     if let Some(failure) = &ripple.failure {
         let status = failure.exit_status.as_deref().map(|status| format!(" ({})", out::clean(status)));

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::names::{OperationId, ProgramName, Release, Revision, RippleId, RunId, ServerName, Term};
 use super::placement::{Command, Desired, Millis, Order, Refusal, State};
 use super::program::{LongLived, OnDrainTimeout};
+use super::ripple::hooks::{Hook, HookEnd};
 use super::ripple::machine::{self, Mint, Send};
 use super::ripple::plan::{Plan, PlannedStep, Policy, RippleKind};
 use super::ripple::undo::{self, NoUndo};
@@ -45,6 +46,8 @@ impl Leader {
         for cell in list.cells.values_mut().flat_map(BTreeMap::values_mut) {
             (cell.observed, cell.measured) = (None, None);
         }
+        let mut ripples = ripples;
+        ripples.values_mut().for_each(Ripple::forget_hooks);
         Self { mint: Mint { term, next: 0, revision }, list, ripples, stepped_down: None, since: None }
     }
 
@@ -115,6 +118,11 @@ impl Leader {
     /// What a server has counted of a program's answers.
     pub fn measured(&mut self, server: &ServerName, program: &ProgramName, measured: Measured) {
         self.list.cell_mut(program, server).measured = Some(measured);
+    }
+
+    /// A hook has ended; answers whether a ripple waited for it.
+    pub fn hooked(&mut self, id: &RippleId, hook: Hook, server: Option<&ServerName>, end: HookEnd) -> bool {
+        self.ripples.get_mut(id).is_some_and(|ripple| ripple.hooked(hook, server, end))
     }
 
     /// A refusal in answer to a seal or a command.
@@ -241,7 +249,7 @@ impl Leader {
 
     /// A ripple that ended well moves the program's desired version (protocol P13).
     fn conclude(&mut self, ripple: &Ripple) {
-        let well = matches!(ripple.state, RippleState::Upgraded | RippleState::Undone);
+        let well = matches!(ripple.state, RippleState::Upgraded | RippleState::Undone) || ripple.has_brought_all();
         if !well || ripple.plan.kind == RippleKind::CatchUp {
             return;
         }
@@ -360,6 +368,7 @@ fn catch_up_policy() -> Policy {
         canary: 0,
         promote: Default::default(),
         rollback_on: None,
+        hooks: Vec::new(),
         min_serving: 1,
         drain_timeout: std::time::Duration::from_secs(300),
         on_drain_timeout: OnDrainTimeout::Abort,

@@ -133,6 +133,27 @@ pub struct UpgradeRule {
     pub soak: Duration,
     #[serde(default)]
     pub rollback_on: RollbackOn,
+    #[serde(default)]
+    pub hooks: Hooks,
+}
+
+/// Commands that go with a ripple to this version; an empty argv is none. Their exit status decides.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Hooks {
+    pub before_ripple: Vec<String>,
+    pub before_step: Vec<String>,
+    pub after_step: Vec<String>,
+    pub after_ripple: Vec<String>,
+    /// How long each may take; then it is killed, and has failed.
+    #[serde(with = "super::duration::millis")]
+    pub timeout: Duration,
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        let [before_ripple, before_step, after_step, after_ripple] = Default::default();
+        Self { before_ripple, before_step, after_step, after_ripple, timeout: Duration::from_secs(300) }
+    }
 }
 
 /// What is too much to be put up with from a new version: then the ripple undoes itself.

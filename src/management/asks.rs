@@ -174,6 +174,7 @@ fn make(
         canary: options.canary.unwrap_or(rule.canary) as usize,
         promote: options.promote.unwrap_or(rule.promote),
         rollback_on: Some(rule.rollback_on),
+        hooks: Vec::new(),
         min_serving: 0,
         drain_timeout: options.drain_timeout_ms.map_or(rule.drain_timeout, Duration::from_millis),
         on_drain_timeout: if force { OnDrainTimeout::Force } else { OnDrainTimeout::Abort },
@@ -182,8 +183,8 @@ fn make(
         unhealthy_limit: Duration::from_secs(60),
     };
     let min_serving = options.min_serving.map_or(rule.min_serving, MinServing::AtLeast);
-    let ask =
-        Ask { id, kind, program: program.clone(), to, servers, min_serving, holds: hold > Duration::ZERO, policy };
+    let (holds, hooks) = (hold > Duration::ZERO, rule.hooks.clone());
+    let ask = Ask { id, kind, program: program.clone(), to, servers, min_serving, holds, policy, hooks };
     plan::plan(ask, &control.leader.list).map_err(|no_plan| problem(no_plan, program))
 }
 

@@ -9,17 +9,19 @@ use actix::prelude::*;
 use super::components::Asking;
 use super::control::{About, Control};
 use super::flights::{Flights, Key};
+use super::hooks::Hooks;
 use super::observer;
 use super::ripple_actor::{RippleActor, RippleOver};
 use super::routers::{Routers, Told};
 use crate::domain::leader::Heard;
-use crate::domain::names::{NodeName, RippleId, Term};
+use crate::domain::names::{NodeName, ProgramName, RippleId, Term};
 use crate::domain::placement::Order;
+use crate::domain::ripple::hooks::{HookEnd, HookOrder};
 use crate::domain::ripple::machine::Send as Outgoing;
 use crate::domain::server_list::Measured;
 use crate::link::client::{Answer, Client, LinkError};
 use crate::link::identity::Identity;
-use crate::wire::messages::{Held, NodeRole, Obeyed, Prepared, Sealed, ToRouter, ToServer, VersionFigures};
+use crate::wire::messages::{Held, HookTold, NodeRole, Obeyed, Prepared, Sealed, ToRouter, ToServer, VersionFigures};
 use crate::wire::problem::{Code, Problem};
 
 /// How often the actor looks at the clock: leases, silent nodes, waits that end.
@@ -36,12 +38,13 @@ pub struct ListActor {
     flights: Flights,
     routers: Routers,
     ripples: HashMap<RippleId, Addr<RippleActor>>,
+    hooks: Hooks,
 }
 
 impl ListActor {
-    pub fn new(control: Control, identity: Identity, client: Client, down_after: Duration) -> Self {
+    pub fn new(control: Control, identity: Identity, client: Client, down_after: Duration, hooks: Hooks) -> Self {
         let (asking, flights, routers, ripples) = Default::default();
-        Self { control, identity, client, down_after, asking, flights, routers, ripples }
+        Self { control, identity, client, down_after, asking, flights, routers, ripples, hooks }
     }
 
     /// Decide, save, perform. Nothing leaves if the state could not be saved (protocol P11).
@@ -114,6 +117,13 @@ impl ListActor {
                 let manifest = Box::new(record.manifest.clone());
                 (server, ToServer::Prepare { program: program.clone(), release: release.clone(), manifest })
             }
+            Outgoing::Hook { server: None, program, order } => {
+                let (program, order) = (program.clone(), order.clone());
+                return self.run_hook(&program, order, Answered { send, key, result: Ok(to_answer(&())) }, ctx);
+            }
+            Outgoing::Hook { server: Some(server), program, order } => {
+                (server, ToServer::Hook { program: program.clone(), order: order.clone() })
+            }
             Outgoing::Measure { server, program } => (server, ToServer::Measure { program: program.clone() }),
             Outgoing::Command { server, program, command } => {
                 (server, ToServer::Command { program: program.clone(), command: command.clone() })
@@ -134,6 +144,20 @@ impl ListActor {
         ctx.spawn(post.into_actor(self).map(move |result, actor, ctx| {
             actor.answered(Answered { send, key, result }, ctx);
         }));
+    }
+
+    /// A hook that management runs itself: the message is under way until it has ended.
+    fn run_hook(&self, program: &ProgramName, order: HookOrder, answered: Answered, ctx: &mut Context<Self>) {
+        let manifest = self.control.release(program, &order.release).map(|record| record.manifest.clone());
+        let (hooks, program) = (self.hooks.clone(), program.clone());
+        let running = async move {
+            let end = match manifest {
+                Some(manifest) => hooks.run(&program, &manifest, &order).await,
+                None => HookEnd::lost(format!("no manifest of {program} {} is known", order.release.version)),
+            };
+            Answered { result: Ok(to_answer(&HookTold { end: Some(end) })), ..answered }
+        };
+        ctx.spawn(running.into_actor(self).map(|answered, actor, ctx| actor.answered(answered, ctx)));
     }
 
     fn post_back(&self, ctx: &mut Context<Self>, answered: Answered) {
@@ -170,6 +194,12 @@ impl ListActor {
                 Prepared::Ready => self.control.leader.prepared(server, program, release, Ok(())),
                 Prepared::Failed { reason } => self.control.leader.prepared(server, program, release, Err(reason)),
             },
+            Outgoing::Hook { server, order, .. } => {
+                let told: HookTold = answer.json()?;
+                if let Some(end) = told.end {
+                    observer::hooked(&mut self.control, order, server.as_ref(), end);
+                }
+            }
             Outgoing::Measure { server, program } => {
                 let versions: Vec<VersionFigures> = answer.json()?;
                 let versions = versions.into_iter().map(|told| (told.version, told.figures)).collect();

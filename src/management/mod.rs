@@ -7,6 +7,7 @@ mod component_views;
 mod components;
 mod control;
 mod flights;
+mod hooks;
 mod list_actor;
 mod nodes;
 mod observer;
@@ -49,7 +50,9 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Names that it answers to, beside its address.
     pub hosts: Vec<String>,
-    /// Releases are kept below it.
+    /// The neap binary, absolute.
+    pub binary: PathBuf,
+    /// Absolute; releases are kept below it.
     pub data_dir: PathBuf,
     pub down_after: Duration,
     /// Bytes of a JSON body, and of a release's archive.
@@ -104,7 +107,10 @@ pub async fn start(
     let mut control = control::Control::begin(&identity.name, disk, settings.bounds).map_err(io::Error::other)?;
     control.register(&identity.name, &identity.run, own_registration(listen));
     let arbiter = Arbiter::new();
-    let actor = list_actor::ListActor::new(control, identity.clone(), client.clone(), settings.down_after);
+    let (name, data_dir) = (identity.name.clone(), settings.data_dir.clone());
+    let hooks = hooks::Hooks::open(settings.binary, name, data_dir, shelf.clone()).map_err(io::Error::other)?;
+    hooks.clear().await;
+    let actor = list_actor::ListActor::new(control, identity.clone(), client.clone(), settings.down_after, hooks);
     let list = list_actor::ListActor::start_in_arbiter(&arbiter.handle(), move |_| actor);
     let desk = api::Desk {
         list,

@@ -9,6 +9,7 @@ use super::control::{About, Control};
 use super::records::{ReleaseRecord, RippleRecord};
 use crate::domain::names::{NodeName, RippleId, ServerName};
 use crate::domain::placement::{Millis, Phase};
+use crate::domain::ripple::hooks::{HookEnd, HookOrder};
 use crate::domain::ripple::{Ripple, RippleState, StepPhase};
 use crate::domain::server_list::Wanted;
 use crate::wire::api::StepTimes;
@@ -180,6 +181,19 @@ fn note_end(control: &mut Control, ripple: &Ripple) {
     control.watches.retain(|(id, _), _| *id != ripple.plan.id);
     control.event("ripple_ended", message, about);
     control.place();
+}
+
+/// A hook has ended: the ripple goes on, or does not, and what became of it is kept.
+pub fn hooked(control: &mut Control, order: &HookOrder, server: Option<&ServerName>, end: HookEnd) {
+    let took = crate::domain::duration::show(Duration::from_millis(end.took_ms));
+    let word = if end.well { "ran" } else { "failed" };
+    let what = format!("{} {word}: {}, after {took}", order.hook.as_str(), first_line(&end.how));
+    if !control.leader.hooked(&order.ripple, order.hook, server, end) {
+        return;
+    }
+    if let Some(record) = control.ripples.get_mut(&order.ripple) {
+        record.note(server, what);
+    }
 }
 
 /// Takes in a sealed server's state, and the manifests of what it holds where they are not known.

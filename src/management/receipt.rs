@@ -271,6 +271,7 @@ mod tests {
             canary: 0,
             promote: Default::default(),
             rollback_on: None,
+            hooks: Vec::new(),
             min_serving: 1,
             drain_timeout: Duration::ZERO,
             on_drain_timeout: OnDrainTimeout::Abort,

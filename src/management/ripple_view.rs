@@ -5,6 +5,7 @@ use super::control::Control;
 use super::records::RippleRecord;
 use crate::domain::names::{Release, RippleId, ServerName, Version};
 use crate::domain::placement::Outcome;
+use crate::domain::ripple::hooks::HookRun;
 use crate::domain::ripple::plan::{Plan, RippleKind};
 use crate::domain::ripple::wait::{Reason, Wait};
 use crate::domain::ripple::{Asked, Ripple, RippleState, StepPhase};
@@ -55,12 +56,30 @@ pub fn ripple(control: &Control, record: &RippleRecord) -> api::RippleView {
         },
         next: ripple.filter(|ripple| !ripple.state.is_over()).and_then(next),
         steps,
+        hooks: ripple.map_or(&[][..], |ripple| &ripple.hooks).iter().map(hook).collect(),
         events: record.events.clone(),
         failure: failure(record),
         reason: reason.map(|reason| first_line(&reason).to_owned()),
         asked_by: record.asked_by.clone(),
         started_at: record.started_at,
         ended_at: record.ended_at.filter(|_| accounted),
+    }
+}
+
+fn hook(run: &HookRun) -> api::HookView {
+    let state = match &run.end {
+        None => api::HookState::Running,
+        Some(end) if end.well => api::HookState::Succeeded,
+        Some(_) => api::HookState::Failed,
+    };
+    let end = run.end.as_ref();
+    api::HookView {
+        hook: run.hook,
+        server: run.server.clone(),
+        state,
+        how: end.map(|end| end.how.clone()),
+        took_ms: end.map(|end| end.took_ms),
+        log: end.map(|end| end.lines.clone()).unwrap_or_default(),
     }
 }
 
@@ -144,6 +163,7 @@ fn waiting_for(control: &Control, record: &RippleRecord, wait: &Wait) -> api::Wa
         Reason::Draining { .. } => Some(format!("neap ripple abort {id}")),
         Reason::ServerDown => wait.server.as_ref().map(|server| format!("neap node show {server}")),
         Reason::MinServing { .. } => Some("neap status".to_owned()),
+        Reason::OldInstance => Some(format!("neap program show {}", record.plan.program)),
         _ => None,
     };
     api::WaitingFor {
@@ -216,6 +236,10 @@ fn step_state(control: &Control, record: &RippleRecord, server: &ServerName, pha
 /// How the new version's instance failed: the first line of the reason, then what the instance wrote.
 fn failure(record: &RippleRecord) -> Option<api::FailedStart> {
     let ripple = record.ripple.as_ref()?;
+    if ripple.hooks.iter().any(|run| run.end.as_ref().is_some_and(|end| !end.well)) {
+        // Told apart, with what the hook wrote.
+        return None;
+    }
     let (index, reason) = ripple.steps.iter().enumerate().find_map(|(index, step)| match step {
         StepPhase::Failed { reason } => Some((index, reason)),
         _ => None,

@@ -5,6 +5,8 @@
 pub mod adopt;
 pub mod archive;
 pub mod disk;
+pub mod errand;
+pub mod hook;
 pub mod ignore;
 pub mod instance;
 pub mod launch;

@@ -112,9 +112,17 @@ impl Surroundings {
         if process.prepare.is_empty() {
             return Ok(None);
         }
+        self.errand(manifest, dir, &process.prepare).map(Some)
+    }
+
+    /// A command that goes with the program, and is no instance of it.
+    pub fn errand(&self, manifest: &Manifest, dir: &Path, argv: &[String]) -> Result<Command, SurroundingsError> {
         let facts = self.facts(manifest, dir, "0".to_owned());
-        let env = self.own_env(manifest, process, &facts)?;
-        Ok(Some(Command { argv: words(&process.prepare, &facts), env, dir: dir.to_owned() }))
+        let env = match &manifest.kind {
+            Kind::Process(process) => self.own_env(manifest, process, &facts)?,
+            Kind::Static(_) => self.base_env(manifest),
+        };
+        Ok(Command { argv: words(argv, &facts), env, dir: dir.to_owned() })
     }
 
     fn facts(&self, manifest: &Manifest, dir: &Path, port: String) -> Facts {

@@ -78,6 +78,7 @@ pub fn manifest(name: &str) -> Manifest {
         health: Health { path: None, interval: second, timeout: second, start_timeout: second, unhealthy_after: 3 },
         upgrade: UpgradeRule {
             batch: 1,
+            hooks: Default::default(),
             rollback_on: Default::default(),
             canary: 0,
             promote: Default::default(),

@@ -50,8 +50,8 @@ pub use program::{
 };
 pub use receipt::{Account, Failure, KeptServing, Neighbour, OutOfService, Receipt};
 pub use ripple::{
-    FailedStart, PlanView, PlannedStep, RestartRequest, RippleEvent, RippleKind, RippleOptions, RippleState,
-    RippleView, SkippedStep, StepState, StepTimes, StepView, UpgradeRequest, WaitingFor,
+    FailedStart, Hook, HookState, HookView, PlanView, PlannedStep, RestartRequest, RippleEvent, RippleKind,
+    RippleOptions, RippleState, RippleView, SkippedStep, StepState, StepTimes, StepView, UpgradeRequest, WaitingFor,
 };
 pub use route::{Candidate, RouteTest};
 

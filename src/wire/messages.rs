@@ -13,6 +13,7 @@ use crate::domain::names::{
 };
 use crate::domain::placement::{Command, Refusal};
 use crate::domain::program::Manifest;
+use crate::domain::ripple::hooks::{HookEnd, HookOrder};
 use crate::domain::server_list::Report;
 pub use crate::wire::components::ToldComponents;
 pub use crate::wire::role::Role as NodeRole;
@@ -27,6 +28,8 @@ pub enum ToServer {
     Prepare { program: ProgramName, release: Release, manifest: Box<Manifest> },
     /// Quiesce, reopen, open, upgrade or remove one placement. → [`Obeyed`]
     Command { program: ProgramName, command: Command },
+    /// Run a hook, once, or tell how it ended. → [`HookTold`]
+    Hook { program: ProgramName, order: HookOrder },
     /// The ledger as it is now. → [`LedgerCut`]
     Ledger {},
     /// What the answers of each of a program's versions have been like. → `Vec<`[`VersionFigures`]`>`
@@ -77,6 +80,12 @@ pub enum Prepared {
     Failed {
         reason: String,
     },
+}
+
+/// How a hook stands; no end: it runs, ask again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HookTold {
+    pub end: Option<HookEnd>,
 }
 
 /// The present state of a placement, whether the command was obeyed or not.

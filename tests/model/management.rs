@@ -138,6 +138,7 @@ fn policy(cluster: &Cluster) -> Policy {
         canary: cluster.canary,
         promote: Promote::Manual,
         rollback_on: None,
+        hooks: Vec::new(),
         min_serving: 0,
         drain_timeout: Duration::from_secs(30),
         on_drain_timeout: cluster.on_drain_timeout,
@@ -159,6 +160,7 @@ fn ask(cluster: &Cluster, id: &str, to: u8) -> Ask {
             _ => cluster.min_serving,
         }),
         holds: false,
+        hooks: Default::default(),
         policy: policy(cluster),
     }
 }
@@ -197,7 +199,7 @@ fn settle(cluster: &Cluster, world: &mut World, index: usize, mut leader: Leader
         }
         assert!(round < 16, "decide never comes to rest: {leader:?}");
     }
-    sends.retain(|send| !matches!(send, Send::Prepare { .. } | Send::Measure { .. }));
+    sends.retain(|send| !matches!(send, Send::Prepare { .. } | Send::Measure { .. } | Send::Hook { .. }));
     let management = &mut world.managements[index];
     management.sends = Shared::new(sends);
     management.up = Some(Shared::new(leader));
@@ -246,7 +248,7 @@ pub fn send(cluster: &Cluster, world: &mut World, index: usize, which: usize) {
         Send::Command { server, command, .. } => {
             Message::Command { to: server_of(server), from: index, command: command.clone() }
         }
-        Send::Prepare { .. } | Send::Measure { .. } => return,
+        Send::Prepare { .. } | Send::Measure { .. } | Send::Hook { .. } => return,
     };
     world.post(cluster, message);
 }

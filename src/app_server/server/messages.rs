@@ -53,6 +53,7 @@ impl Handler<Ask> for Server {
             ToServer::Prepare { program, release, manifest } => {
                 answer(reply, self.prepare(program, release, *manifest, ctx).and_then(json));
             }
+            ToServer::Hook { program, order } => answer(reply, self.hook(&program, order, ctx).and_then(json)),
             ToServer::Measure { program } => answer(reply, json(self.shared.ledger.figures(&program))),
             ToServer::Ledger {} => answer(reply, json(self.shared.ledger.cut(&self.shared.identity.run))),
             ToServer::Requests { program } => {

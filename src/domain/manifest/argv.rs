@@ -4,6 +4,9 @@
 /// The names that stand in braces in `command`, `prepare` and `env`.
 pub const NAMES: [&str; 5] = ["port", "dir", "data", "version", "node"];
 
+/// Those that mean something to a command that is no instance.
+pub const WITHOUT_PORT: [&str; 4] = ["dir", "data", "version", "node"];
+
 /// What the names stand for, for one instance.
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -27,9 +30,9 @@ impl Facts {
     }
 }
 
-/// The first `{word}` that is no substitution; braces around anything but a lower-case word are plain text.
-pub fn unknown_substitution(text: &str) -> Option<&str> {
-    words(text).map(|(_, word)| word).find(|word| !NAMES.contains(word))
+/// The first `{word}` that is none of the substitutions; braces around anything but a lower-case word are plain text.
+pub fn unknown_substitution<'t>(text: &'t str, names: &[&str]) -> Option<&'t str> {
+    words(text).map(|(_, word)| word).find(|word| !names.contains(word))
 }
 
 /// Puts the values in place of their names, in one pass: what a value contains is not looked at again.
@@ -71,7 +74,7 @@ mod tests {
             node: "s1".into(),
         };
         assert_eq!(substitute("{dir}:{port}:{\"a\":1}:{} {{node}} {", &facts), "/r/{data}:20000:{\"a\":1}:{} {s1} {");
-        assert_eq!(unknown_substitution("{port} {\"a\"} {prot}"), Some("prot"));
-        assert_eq!(unknown_substitution("{port}{Dir}"), None);
+        assert_eq!(unknown_substitution("{port} {\"a\"} {prot}", &NAMES), Some("prot"));
+        assert_eq!(unknown_substitution("{port}{Dir}", &NAMES), None);
     }
 }

@@ -52,7 +52,7 @@ fn read_request_bounds(reader: &mut Reader<'_>, section: &Section<'_>) -> (Durat
 }
 
 fn read_process(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Process> {
-    let command = read_argv(reader, section, "command");
+    let command = read_argv(reader, section, "command", &argv::NAMES);
     if command.is_empty() {
         let hint = Some("write command = [\"./server\", \"--port\", \"{port}\"]".to_owned());
         reader.wrong_value(section, "command", "there is no program to run", hint);
@@ -69,31 +69,31 @@ fn read_process(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Proces
         command,
         env: read_env(reader, section),
         env_file: read_env_file(reader, section),
-        prepare: read_argv(reader, section, "prepare"),
+        prepare: read_argv(reader, section, "prepare", &argv::NAMES),
         stop_signal: reader.choice(section, "stop_signal", StopSignal::Term, &signals),
         stop_timeout: reader.duration(section, "stop_timeout", MS(10_000), MS(0)..=HOUR),
     })
 }
 
 /// An argv: its first word not empty, no NUL, only known substitutions.
-fn read_argv(reader: &mut Reader<'_>, section: &Section<'_>, key: &str) -> Vec<String> {
+pub(super) fn read_argv(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, names: &[&str]) -> Vec<String> {
     let words = reader.strings(section, key);
     if words.first().is_some_and(|(_, word)| word.is_empty()) {
         reader.wrong_value(section, key, "its first word, the program, is empty", None);
     }
     for (place, word) in &words {
-        check_word(reader, place, word);
+        check_word(reader, place, word, names);
     }
     words.into_iter().map(|(_, word)| word).collect()
 }
 
-fn check_word(reader: &mut Reader<'_>, place: &Place, word: &str) {
+fn check_word(reader: &mut Reader<'_>, place: &Place, word: &str, names: &[&str]) {
     if word.contains('\0') {
         reader.error(place, "a word of a command cannot hold a NUL", None);
     }
-    if let Some(unknown) = argv::unknown_substitution(word) {
-        let names = argv::NAMES.map(|name| format!("{{{name}}}")).join(" ");
-        let near = did_you_mean(unknown, argv::NAMES.into_iter());
+    if let Some(unknown) = argv::unknown_substitution(word, names) {
+        let near = did_you_mean(unknown, names.iter().copied());
+        let names = names.iter().map(|name| format!("{{{name}}}")).collect::<Vec<_>>().join(" ");
         reader.error(place, format!("unknown substitution {{{unknown}}}; there are {names}"), near);
     }
 }
@@ -104,7 +104,7 @@ fn read_env(reader: &mut Reader<'_>, section: &Section<'_>) -> BTreeMap<String, 
         if let Some(problem) = variable_problem(&name) {
             reader.error(&place, problem, None);
         }
-        check_word(reader, &place, &value);
+        check_word(reader, &place, &value, &argv::NAMES);
         env.insert(name, value);
     }
     env

@@ -7,10 +7,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::reader::{Keys, Reader, Section};
-use super::{kind, routes};
+use super::{argv, kind, routes};
 use crate::domain::names::ComponentName;
 use crate::domain::program::{
-    Health, LongLived, Manifest, Match, MinServing, OnDrainTimeout, PlacementRule, Promote, RollbackOn, Route,
+    Health, Hooks, LongLived, Manifest, Match, MinServing, OnDrainTimeout, PlacementRule, Promote, RollbackOn, Route,
     UpgradeRule,
 };
 
@@ -51,9 +51,12 @@ const UPGRADE: Keys = Keys {
         "long_lived_grace",
         "hold",
         "soak",
+        "hooks",
     ],
-    not_built: &["max_utilization", "hooks"],
+    not_built: &["max_utilization"],
 };
+const HOOKS: Keys =
+    Keys { known: &["before_ripple", "before_step", "after_step", "after_ripple", "timeout"], not_built: &[] };
 const ROLLBACK_ON: Keys = Keys { known: &["error_rate", "p99_factor", "min_requests"], not_built: &[] };
 
 pub(super) const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -243,7 +246,17 @@ fn read_upgrade<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> UpgradeRule 
         hold: reader.duration(&section, "hold", MS(0), MS(0)..=HOUR),
         soak: reader.duration(&section, "soak", MS(10_000), waits),
         rollback_on: read_rollback_on(reader, &section),
+        hooks: read_hooks(reader, &section),
     }
+}
+
+fn read_hooks<'t>(reader: &mut Reader<'t>, upgrade: &Section<'t>) -> Hooks {
+    let section = reader.table(upgrade, "hooks", "hooks", &HOOKS);
+    let [before_ripple, before_step, after_step, after_ripple] =
+        ["before_ripple", "before_step", "after_step", "after_ripple"]
+            .map(|key| kind::read_argv(reader, &section, key, &argv::WITHOUT_PORT));
+    let timeout = reader.duration(&section, "timeout", Hooks::default().timeout, MS(100)..=DAY);
+    Hooks { before_ripple, before_step, after_step, after_ripple, timeout }
 }
 
 fn read_rollback_on<'t>(reader: &mut Reader<'t>, upgrade: &Section<'t>) -> RollbackOn {

@@ -155,7 +155,6 @@ fn a_key_that_is_not_built_yet_is_refused_and_never_ignored() {
         "[session]\nidle = '30m'",
         "[upgrade]\nstrategy = 'overlap'",
         "[upgrade]\nmax_utilization = 0.8",
-        "[upgrade]\nhooks = {}",
     ] {
         let told = errors(&with("", end));
         assert!(told.contains("not built yet"), "{end}: {told}");
@@ -288,4 +287,21 @@ fn another_version_changes_nothing_else() {
     let version = Version::new("3.1").unwrap();
     assert_eq!(with_version("p", FULL, &version).unwrap(), FULL.replace("2.0.0", "3.1"));
     assert!(with_version("p", "name = 1", &version).is_err());
+}
+
+#[test]
+fn hooks_are_argvs_and_a_mistake_in_one_names_its_place() {
+    let text = with("", "[upgrade.hooks]\nbefore_ripple = ['./migrate', '{version}']\ntimeout = '10m'");
+    let hooks = parse("program.toml", &text).unwrap().upgrade.hooks;
+    assert_eq!(hooks.before_ripple, ["./migrate", "{version}"]);
+    assert_eq!((hooks.timeout, hooks.after_ripple.is_empty()), (Duration::from_secs(600), true));
+    for (line, expected) in [
+        ("before_step = './x'", "must be a list of strings"),
+        ("after_step = ['']", "the program, is empty"),
+        ("after_ripple = ['./x', '{port}']", "unknown substitution {port}"),
+        ("after = ['./x']", "unknown key \"after\" in hooks"),
+    ] {
+        let told = errors(&with("", &format!("[upgrade.hooks]\n{line}")));
+        assert!(told.contains(expected), "{line}: {told}");
+    }
 }

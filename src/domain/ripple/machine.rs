@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::canary::{self, Hold};
+use super::hooks::{self, HookOrder};
 use super::plan::RippleKind;
 use super::step::{self, Moved};
 use super::wait::{Reason, Wait};
@@ -29,6 +30,12 @@ pub enum Send {
     Measure {
         server: ServerName,
         program: ProgramName,
+    },
+    /// Run a hook, or tell how it has ended. No server: management itself.
+    Hook {
+        server: Option<ServerName>,
+        program: ProgramName,
+        order: HookOrder,
     },
     Command {
         server: ServerName,
@@ -72,11 +79,13 @@ pub fn advance(ripple: &mut Ripple, list: &mut ServerList, mint: &mut Mint, now:
         return Vec::new();
     }
     let mut sends = Vec::new();
+    hooks::lose(ripple, list, now);
+    let held = hooks::hold(ripple);
     let mut places = places(ripple, list);
     for index in 0..ripple.steps.len() {
         let begun = ripple.steps[index] != StepPhase::Pending;
         let may = !begun && places > 0 && goes_on(ripple) && is_up(ripple, list, index);
-        let may_begin = may && canary::hold(ripple).is_none();
+        let may_begin = may && held.is_none() && canary::hold(ripple).is_none();
         if ripple.steps[index].is_over() || !(begun || may_begin) {
             sends.extend(prepare_ahead(ripple, list, index));
             continue;
@@ -84,8 +93,9 @@ pub fn advance(ripple: &mut Ripple, list: &mut ServerList, mint: &mut Mint, now:
         match step::advance(ripple, index, list, mint, now) {
             Moved::Sends(more) => sends.extend(more),
             Moved::Waits(wait, more) => {
-                // Preparing ends by itself, so that the plan's order is kept; all else is waited for without a place.
-                let keeps_its_turn = !begun && wait.reason == Reason::Preparing;
+                // What ends by itself keeps its turn, so that the plan's order is kept; all else is waited for without
+                // a place.
+                let keeps_its_turn = !begun && matches!(wait.reason, Reason::Preparing | Reason::Hook { .. });
                 places -= usize::from(keeps_its_turn);
                 ripple.wait.get_or_insert(wait);
                 sends.extend(more);
@@ -95,7 +105,11 @@ pub fn advance(ripple: &mut Ripple, list: &mut ServerList, mint: &mut Mint, now:
         let has_begun = !begun && ripple.steps[index] != StepPhase::Pending && !ripple.steps[index].is_over();
         places -= usize::from(has_begun);
     }
+    if let Some(wait) = held {
+        ripple.wait.get_or_insert(wait);
+    }
     conclude(ripple, list, mint, now);
+    sends.extend(hooks::sends(ripple));
     sends
 }
 
@@ -117,6 +131,7 @@ fn is_up(ripple: &Ripple, list: &ServerList, index: usize) -> bool {
 /// Whether new steps may begin.
 fn goes_on(ripple: &Ripple) -> bool {
     let failed = ripple.steps.iter().any(|step| matches!(step, StepPhase::Failed { .. }));
+    let failed = failed || hooks::before_ripple_failed(ripple).is_some();
     ripple.asked == Asked::Nothing && !failed
 }
 
@@ -135,6 +150,7 @@ fn conclude(ripple: &mut Ripple, list: &mut ServerList, mint: &mut Mint, now: Mi
         StepPhase::Failed { reason } => Some(reason.clone()),
         _ => None,
     });
+    let failure = failure.or_else(|| hooks::before_ripple_failed(ripple));
     let stops = failure.is_some() || ripple.asked == Asked::Abort;
     if !stops && ripple.asked == Asked::Pause {
         ripple.state = RippleState::Paused;
@@ -142,6 +158,11 @@ fn conclude(ripple: &mut Ripple, list: &mut ServerList, mint: &mut Mint, now: Mi
         return;
     }
     ripple.state = RippleState::Running;
+    if let Some(wait) = hooks::running(ripple) {
+        // An abort lets it end too: half of a migration is worse than all of it.
+        ripple.wait.get_or_insert(wait);
+        return;
+    }
     if let (false, Some(Hold::Promotion(reason))) = (stops, canary::hold(ripple)) {
         ripple.wait.get_or_insert(Wait { server: None, reason, until: None });
         return;
@@ -150,8 +171,11 @@ fn conclude(ripple: &mut Ripple, list: &mut ServerList, mint: &mut Mint, now: Mi
         list.servers.get(name).is_none_or(|server| !server.up && server.heard_at + patience <= now)
     };
     let down = |name: &ServerName| list.servers.get(name).is_none_or(|server| !server.up);
+    // What runs when the last old instance has stopped waits for servers that are down, for they may have one.
+    let leaves_none_out = !stops && ripple.plan.policy.hooks.contains(&hooks::Hook::AfterRipple);
     let waits = |index: usize| match &ripple.steps[index] {
         step if step.is_over() => false,
+        _ if leaves_none_out => true,
         StepPhase::Pending => !stops && !silent(&ripple.plan.steps[index].server, BEGIN_PATIENCE_MS),
         _ => !silent(&ripple.plan.steps[index].server, DOWN_PATIENCE_MS),
     };
@@ -166,7 +190,12 @@ fn conclude(ripple: &mut Ripple, list: &mut ServerList, mint: &mut Mint, now: Mi
             step::want_again(ripple, index, list, mint);
         }
     }
-    end(ripple, failure, list);
+    let last = if stops { Ok(None) } else { hooks::at_the_end(ripple, list) };
+    match last {
+        Ok(Some(wait)) => ripple.wait = Some(wait),
+        Ok(None) => end(ripple, failure, list),
+        Err(reason) => end(ripple, Some(reason), list),
+    }
 }
 
 /// Steps that ended without the upgrade.

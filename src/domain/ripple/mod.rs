@@ -2,6 +2,7 @@
 //! (`safety`), how long a step is watched (`soak`). Must not know how a command travels.
 
 mod canary;
+pub mod hooks;
 pub mod judge;
 pub mod machine;
 pub mod plan;
@@ -109,6 +110,9 @@ pub struct Ripple {
     /// What the new version's answers were found to be like, by server.
     #[serde(default)]
     pub verdicts: BTreeMap<ServerName, judge::Verdict>,
+    /// The hooks that were begun, in that order.
+    #[serde(default)]
+    pub hooks: Vec<hooks::HookRun>,
     /// The new version was no good: what is upgraded goes back, by a ripple of its own.
     #[serde(default)]
     pub undoes_itself: bool,
@@ -130,6 +134,7 @@ impl Ripple {
             prepared: Vec::new(),
             promoted: false,
             verdicts: BTreeMap::new(),
+            hooks: Vec::new(),
             undoes_itself: false,
             reason: None,
             wait: None,

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::safety;
+use super::{hooks, safety};
 use crate::domain::names::{ProgramName, Release, RippleId, ServerName};
-use crate::domain::program::{LongLived, MinServing, OnDrainTimeout, Promote, RollbackOn};
+use crate::domain::program::{Hooks, LongLived, MinServing, OnDrainTimeout, Promote, RollbackOn};
 use crate::domain::server_list::ServerList;
 
 /// Why a ripple runs.
@@ -83,6 +83,9 @@ pub struct Policy {
     /// By what the new version is judged while it soaks; `None`: it is not.
     #[serde(default)]
     pub rollback_on: Option<RollbackOn>,
+    /// Commands that go with it.
+    #[serde(default)]
+    pub hooks: Vec<hooks::Hook>,
     /// Placements that stay open and healthy throughout.
     pub min_serving: usize,
     #[serde(with = "crate::domain::duration::millis")]
@@ -107,7 +110,9 @@ pub struct Ask {
     pub min_serving: MinServing,
     /// Routers hold requests: no placement has to stay open.
     pub holds: bool,
+    /// Its hooks are worked out by `plan`.
     pub policy: Policy,
+    pub hooks: Hooks,
 }
 
 /// Why there is no plan.
@@ -147,6 +152,7 @@ pub fn plan(ask: Ask, list: &ServerList) -> Result<Plan, NoPlan> {
         policy.soak = Duration::ZERO;
         policy.canary = 0;
     }
+    policy.hooks = hooks::planned(kind, &ask.hooks);
     let serving = list.serving(&ask.program).count();
     policy.min_serving = match kind {
         RippleKind::Install | RippleKind::Remove => 0,

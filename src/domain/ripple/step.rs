@@ -3,6 +3,7 @@
 
 mod soaking;
 
+use super::hooks::{self, Hook, Need};
 use super::machine::{Mint, Send};
 use super::plan::RippleKind;
 use super::safety;
@@ -129,6 +130,12 @@ impl Move<'_> {
             let program = self.ripple.plan.program.clone();
             let wait = Wait { server: Some(server.clone()), reason: Reason::Preparing, until: None };
             return Moved::Waits(wait, vec![Send::Prepare { server, program, release }]);
+        }
+        // What has been closed before and comes round again has had it.
+        match hooks::need(self.ripple, Hook::BeforeStep, Some(&server)) {
+            Need::Nothing => {}
+            Need::Wait(wait) => return Moved::Waits(wait, Vec::new()),
+            Need::Failed(reason) => return self.fail(reason),
         }
         let min_serving = self.ripple.plan.policy.min_serving;
         if let Some(serving) = safety::shortage(self.list, &self.ripple.plan.program, &server, min_serving) {

@@ -48,7 +48,14 @@ pub fn plan(id: RippleId, undone: &Ripple, list: &ServerList) -> Result<Plan, No
 
 /// As careful as the ripple was with clients; but what it goes back to is known, and is not watched again.
 fn policy(undone: &Policy, steps: usize) -> Policy {
-    Policy { batch: undone.batch.clamp(1, steps), canary: 0, rollback_on: None, soak: Duration::ZERO, ..undone.clone() }
+    Policy {
+        batch: undone.batch.clamp(1, steps),
+        canary: 0,
+        rollback_on: None,
+        hooks: Vec::new(),
+        soak: Duration::ZERO,
+        ..undone.clone()
+    }
 }
 
 /// What was desired on a server; where nothing was told apart of it, what was desired of the program.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::duration;
 use crate::domain::names::{OperationId, RippleId, ServerName};
 use crate::domain::placement::{Millis, Phase};
+use crate::domain::ripple::hooks::Hook;
 use crate::domain::server_list::OldestActive;
 
 /// What a ripple waits for, and until when at the most (management's own clock).
@@ -60,6 +61,12 @@ pub enum Reason {
         canaries: usize,
     },
     Unhealthy,
+    /// A command that goes with the ripple has to end.
+    Hook {
+        hook: Hook,
+    },
+    /// `after_ripple` runs when no server has an old instance any more.
+    OldInstance,
     /// The gate has to open again before the ripple can end.
     Reopening,
 }
@@ -81,6 +88,8 @@ impl Reason {
             Self::Soaking { .. } => "soaking",
             Self::Promotion { .. } => "promotion",
             Self::Unhealthy => "unhealthy",
+            Self::Hook { .. } => "hook",
+            Self::OldInstance => "old_instance",
             Self::Reopening => "reopening",
         }
     }
@@ -116,6 +125,8 @@ impl fmt::Display for Reason {
                 write!(f, "somebody to promote it: {canaries} canaries are through their soaks")
             }
             Self::Unhealthy => f.write_str("the new version to become healthy"),
+            Self::Hook { hook } => write!(f, "{} to end", hook.as_str()),
+            Self::OldInstance => f.write_str("its old version to be gone there, which after_ripple comes after"),
             Self::Reopening => f.write_str("the gate to open again"),
         }
     }

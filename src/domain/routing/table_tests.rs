@@ -28,6 +28,7 @@ fn manifest(name: &str, routes: &[&str], matches: Vec<Match>) -> Manifest {
         health: Health { path: None, interval: second, timeout: second, start_timeout: second, unhealthy_after: 3 },
         upgrade: UpgradeRule {
             batch: 1,
+            hooks: Default::default(),
             rollback_on: Default::default(),
             canary: 0,
             promote: Default::default(),

@@ -42,7 +42,8 @@ pub async fn list(desk: Data<Desk>, paging: Query<Paging>) -> Answer {
         .look(move |control| {
             let wanted =
                 control.ripples.values().filter(|record| program.as_ref().is_none_or(|p| *p == record.plan.program));
-            let view = |record| RippleView { events: Vec::new(), ..ripple_view::ripple(control, record) };
+            let view =
+                |record| RippleView { events: Vec::new(), hooks: Vec::new(), ..ripple_view::ripple(control, record) };
             wanted.map(view).collect::<Vec<_>>()
         })
         .await?;
@@ -149,6 +150,7 @@ fn nothing_done(
         waiting_for: None,
         next: None,
         steps: Vec::new(),
+        hooks: Vec::new(),
         events: Vec::new(),
         reason: Some(reason),
         failure: None,

@@ -22,7 +22,7 @@ use crate::link::identity::Identity;
 use crate::wire::components::{digest, digest_of};
 use crate::wire::envelope::{Envelope, MESSAGES_PATH};
 use crate::wire::messages::{
-    Heartbeat, Load, NodeRole, Obeyed, Prepared, Registration, Sealed, ToManagement, ToServer, ToldComponents,
+    Heartbeat, HookTold, Load, NodeRole, Obeyed, Prepared, Registration, Sealed, ToManagement, ToServer, ToldComponents,
 };
 
 pub fn name(given: &str) -> NodeName {
@@ -197,6 +197,7 @@ impl Inside {
                 let run = self.identity.run.clone();
                 serde_json::to_value(LedgerCut { run, entries: vec![], failures: vec![] })
             }
+            ToServer::Hook { .. } => serde_json::to_value(HookTold { end: None }),
             ToServer::Requests { .. } | ToServer::Logs { .. } | ToServer::Measure { .. } => Ok(serde_json::json!([])),
             ToServer::Components { have, .. } => serde_json::to_value(self.tell_components(&have)),
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use actix::{Actor, Addr};
 
 use super::control::{Bounds, Control};
+use super::hooks::Hooks;
 use super::list_actor::{ListActor, Look, With};
 use super::nodes::FromNode;
 use super::records::{Disk, ReleaseRecord};
@@ -17,6 +18,7 @@ use crate::domain::placement::State;
 use crate::domain::ripple::Asked;
 use crate::link::client::{Client, Settings};
 use crate::link::identity::Identity;
+use crate::programs::shelf::Shelf;
 use crate::store::{Options, Store};
 use crate::wire::api::{RippleOptions, RippleState, RippleView};
 use crate::wire::envelope::Envelope;
@@ -120,7 +122,9 @@ fn begin(dir: &std::path::Path) -> (Identity, Addr<ListActor>) {
     let store = Store::open(dir.join("store"), "now", Options::default()).unwrap().store;
     let control = Control::begin(&identity.name, Disk::new(store), Bounds::default()).unwrap();
     let client = Client::new(Settings::default(), None);
-    let actor = ListActor::new(control, identity.clone(), client, Duration::from_secs(3_600));
+    let shelf = Shelf::open(dir.join("releases")).unwrap();
+    let hooks = Hooks::open("neap".into(), identity.name.clone(), dir.to_owned(), shelf).unwrap();
+    let actor = ListActor::new(control, identity.clone(), client, Duration::from_secs(3_600), hooks);
     (identity, actor.start())
 }
 

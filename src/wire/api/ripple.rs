@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::words;
 use crate::domain::names::{ProgramName, RippleId, ServerName, Version};
 use crate::domain::program::Promote;
+pub use crate::domain::ripple::hooks::Hook;
 
 /// Asks for a version of a program to run on all its servers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -185,6 +186,9 @@ pub struct RippleView {
     /// What it does next, and when, as a person reads it.
     pub next: Option<String>,
     pub steps: Vec<StepView>,
+    /// The commands that went with it so far.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookView>,
     /// What has happened, oldest first; left out of lists.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<RippleEvent>,
@@ -196,6 +200,30 @@ pub struct RippleView {
     pub asked_by: Option<String>,
     pub started_at: Timestamp,
     pub ended_at: Option<Timestamp>,
+}
+
+/// A command that goes with a ripple, once it was begun.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HookView {
+    pub hook: Hook,
+    /// None: at management.
+    pub server: Option<ServerName>,
+    pub state: HookState,
+    /// "exit status 1"; absent while it runs.
+    pub how: Option<String>,
+    pub took_ms: Option<u64>,
+    /// The last lines that it wrote.
+    #[serde(default)]
+    pub log: Vec<String>,
+}
+
+words! {
+    /// Whether a hook has ended, and how.
+    HookState {
+        Running = "running",
+        Succeeded = "succeeded",
+        Failed = "failed",
+    }
 }
 
 /// Something that happened in a ripple.

@@ -59,6 +59,7 @@ fn a_ripple_writes_null_for_what_is_not_there_and_times_as_rfc_3339() {
         waiting_for: None,
         next: None,
         steps: vec![],
+        hooks: vec![],
         events: vec![],
         reason: None,
         failure: None,

@@ -6,6 +6,7 @@ mod bad_input;
 mod bad_versions;
 mod clients;
 mod components;
+mod hooks;
 mod idle_close;
 mod judged;
 mod long_lived;

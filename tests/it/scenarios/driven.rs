@@ -11,6 +11,7 @@ use neap::domain::names::{
     Generation, NodeName, ProgramName, Release, Revision, RippleId, RunId, ServerName, Sha256, Term, Version,
 };
 use neap::domain::placement::{Effect, Event, Here, Millis, Order, Placement, State};
+use neap::domain::ripple::hooks::HookEnd;
 use neap::domain::ripple::machine::Send;
 use neap::domain::ripple::plan::{self, Ask, NoPlan, Plan};
 use neap::domain::ripple::undo::NoUndo;
@@ -283,6 +284,20 @@ impl Driven {
         }
     }
 
+    /// A hook ends that was asked for.
+    pub fn hook_ends(&mut self, hook: &str, at: Option<&ServerName>, why: Option<&str>) {
+        let asked = self.sends.iter().find_map(|send| match send {
+            Send::Hook { server, order, .. } if order.hook.as_str() == hook && server.as_ref() == at => {
+                Some(order.clone())
+            }
+            _ => None,
+        });
+        let order = asked.unwrap_or_else(|| panic!("nobody asked for {hook}"));
+        let how = why.unwrap_or("exit status 0").to_owned();
+        let end = HookEnd { well: why.is_none(), how, lines: Vec::new(), took_ms: 0 };
+        assert!(self.leader.hooked(&order.ripple, order.hook, at, end));
+    }
+
     /// All that is on its way to a server arrives, and so do its answers, until nothing more is.
     pub fn obeys(&mut self, name: &ServerName) {
         for _ in 0..ROUNDS_MAX {
@@ -316,7 +331,7 @@ impl Driven {
                 let report = server.report();
                 self.leader.heard(name, &run, report);
             }
-            Send::Prepare { .. } | Send::Measure { .. } => {}
+            Send::Prepare { .. } | Send::Measure { .. } | Send::Hook { .. } => {}
         }
     }
 

@@ -76,6 +76,8 @@ fn happen(driven: &mut Driven, event: &str) -> Vec<String> {
             driven.behaves(version, micros, errors.parse().unwrap());
         }
         ["management", "restarts"] => driven.restart(),
+        ["hook", hook, "succeeds"] => driven.hook_ends(hook, None, None),
+        ["hook", hook, "fails:", why @ ..] => driven.hook_ends(hook, None, Some(&why.join(" "))),
         ["releases", "wait"] => driven.prepared = false,
         ["releases", "are", "prepared"] => driven.prepared = true,
         ["everyone", "obeys"] => driven.everyone_obeys(),
@@ -90,6 +92,11 @@ fn happen(driven: &mut Driven, event: &str) -> Vec<String> {
 }
 
 fn on_server(driven: &mut Driven, name: &ServerName, does: &[&str], event: &str) {
+    match does {
+        ["hook", hook, "succeeds"] => return driven.hook_ends(hook, Some(name), None),
+        ["hook", hook, "fails:", why @ ..] => return driven.hook_ends(hook, Some(name), Some(&why.join(" "))),
+        _ => {}
+    }
     let server = driven.servers.get_mut(name).unwrap();
     match does {
         ["obeys"] => driven.obeys(name),
@@ -127,11 +134,13 @@ pub fn asked(driven: &Driven, to: Option<Release>) -> Ask {
         servers: driven.servers.keys().cloned().collect(),
         min_serving: MinServing::Auto,
         holds: false,
+        hooks: Default::default(),
         policy: Policy {
             batch: 1,
             canary: 0,
             promote: Default::default(),
             rollback_on: None,
+            hooks: Vec::new(),
             min_serving: 0,
             drain_timeout: Duration::from_secs(30),
             on_drain_timeout: OnDrainTimeout::Abort,
@@ -172,6 +181,18 @@ fn set(ask: &mut Ask, option: &str) {
         "soak" => ask.policy.soak = duration::parse(value).unwrap(),
         "drain_timeout" => ask.policy.drain_timeout = duration::parse(value).unwrap(),
         "force" => ask.policy.on_drain_timeout = OnDrainTimeout::Force,
+        "hooks" => {
+            for hook in value.split(',') {
+                let argv = vec!["./hook".to_owned()];
+                match hook {
+                    "before_ripple" => ask.hooks.before_ripple = argv,
+                    "before_step" => ask.hooks.before_step = argv,
+                    "after_step" => ask.hooks.after_step = argv,
+                    "after_ripple" => ask.hooks.after_ripple = argv,
+                    _ => panic!("what is {hook}?"),
+                }
+            }
+        }
         "restart" => ask.kind = RippleKind::Restart,
         "remove" => (ask.kind, ask.to) = (RippleKind::Remove, None),
         _ => panic!("what is {option}?"),
@@ -250,6 +271,10 @@ fn sent(send: &Send) -> String {
     match send {
         Send::Seal { server, .. } => format!("{server} ← seal"),
         Send::Prepare { server, release, .. } => format!("{server} ← prepare {}", release.version),
+        Send::Hook { server, order, .. } => {
+            let at = server.as_ref().map_or("management".to_owned(), ToString::to_string);
+            format!("{at} ← {}", order.hook.as_str())
+        }
         // Asked again and again while a step soaks.
         Send::Measure { .. } => String::new(),
         Send::Command { server, command, .. } => {

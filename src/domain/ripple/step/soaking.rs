@@ -6,6 +6,7 @@ use crate::domain::figures::Figures;
 use crate::domain::names::ServerName;
 use crate::domain::placement::{Millis, State};
 use crate::domain::program::RollbackOn;
+use crate::domain::ripple::hooks::{self, Hook, Need};
 use crate::domain::ripple::judge::{self, Verdict};
 use crate::domain::ripple::machine::Send;
 use crate::domain::ripple::plan::RippleKind;
@@ -16,6 +17,9 @@ use crate::domain::server_list::{Measured, Report};
 
 impl Move<'_> {
     pub(super) fn soaking(&mut self, report: &Report, mut soak: Soak) -> Moved {
+        if let Some(moved) = self.after_step(report) {
+            return moved;
+        }
         let since = *soak.since.get_or_insert(self.now);
         soak.enough |= self.ripple.asked == Asked::Abort;
         self.look(&mut soak);
@@ -46,6 +50,18 @@ impl Move<'_> {
             (Some(soaks), _) => soaks,
         };
         Moved::Waits(Wait { server: Some(self.server()), reason, until: Some(until) }, self.measure(wanted))
+    }
+
+    /// What runs after each step comes before its soak, and is the first to judge the new version.
+    fn after_step(&mut self, report: &Report) -> Option<Moved> {
+        if report.state == State::Failed {
+            return None;
+        }
+        match hooks::need(self.ripple, Hook::AfterStep, Some(&self.server())) {
+            Need::Nothing => None,
+            Need::Wait(wait) => Some(Moved::Waits(wait, Vec::new())),
+            Need::Failed(reason) => Some(self.give_up(reason)),
+        }
     }
 
     /// The new version is no good: nothing more is begun, and, where it is judged at all, the ripple undoes itself.
