@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::domain::duration;
 use crate::traffic::plan::{CONNECTIONS_MAX_DEFAULT, TIMEOUT_DEFAULT};
-use crate::traffic::{Counts, Mix, Plan, Report, Running, Target, Trust, Url, start};
+use crate::traffic::{Counts, Mix, Plan, Report, Running, SessionCounts, Target, Trust, Url, start};
 
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
@@ -31,6 +31,11 @@ A mix file holds [[request]] tables, of which only path is needed:
   expect_echo   true: the answer must repeat the id in X-Traffic-Id or X-Post-Id; a wrong one always fails
   kind          \"http\", or \"websocket\": frames are sent that must come back as they were
   lifetime      of a WebSocket, \"10s\"
+A [session] table says how clients with sessions leave:
+  requests      after so many a client forgets its cookies, and comes back as another
+  end           the path of a POST that is the last of them, such as /logout
+An answer shows its session in X-Session-Id, X-Session-Items (things in it; each POST puts one in), X-Session-Last (the id
+of the last) and X-Server. What an answer does not show is not checked; a session shown once must be shown in every answer.
 An answer's X-Body-Sha256, where there is one, must be that of the body sent. Its version is read from Neap-Version,
 else X-Version.";
 
@@ -54,9 +59,10 @@ pub struct TrafficArgs {
     /// How long to send, such as "30s"; without it, until Ctrl-C
     #[arg(long, value_name = "D", value_parser = duration::parse)]
     pub duration: Option<Duration>,
-    /// Clients that hold sessions (not built yet)
-    #[arg(long, value_name = "N")]
-    pub sessions: Option<u32>,
+    /// Clients of each URL that hold sessions: each keeps its cookies, asks one thing at a time, and checks that no
+    /// answer shows another session, one with things missing, or a version that it had already left
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub sessions: usize,
     /// A file that says what to send: one for all URLs, or one for each in turn
     #[arg(long, value_name = "FILE")]
     pub mix: Vec<PathBuf>,
@@ -130,9 +136,6 @@ fn fail(code: u8, error: &str) -> ExitCode {
 }
 
 fn plan(args: &TrafficArgs, timeout: Option<Duration>) -> Result<Plan, String> {
-    if args.sessions.is_some() {
-        return Err("--sessions is not built yet; leave it out".to_owned());
-    }
     let mixes = args.mix.iter().map(|path| read_mix(path)).collect::<Result<Vec<_>, _>>()?;
     let headers = args.headers.iter().map(|header| split_header(header)).collect::<Result<Vec<_>, _>>()?;
     let mut targets = Vec::new();
@@ -140,7 +143,8 @@ fn plan(args: &TrafficArgs, timeout: Option<Duration>) -> Result<Plan, String> {
         let rate = each(&args.rate, index, args.urls.len(), "--rate")?.copied().unwrap_or_default();
         let mix = each(&mixes, index, args.urls.len(), "--mix")?.cloned().unwrap_or_default();
         let expect_versions = args.expect_versions.clone();
-        targets.push(Target { url: url.clone(), rate, mix, headers: headers.clone(), expect_versions });
+        let (url, headers, sessions) = (url.clone(), headers.clone(), args.sessions);
+        targets.push(Target { url, rate, mix, headers, expect_versions, sessions });
     }
     let plan = Plan {
         targets,
@@ -294,6 +298,14 @@ pub fn table(report: &Report) -> String {
 }
 
 fn notes(text: &mut String, all: &Counts) {
+    let SessionCounts { clients, begun, ended, lost, mixed, regressed, upgraded, moved } = all.sessions;
+    if clients > 0 {
+        let _ = writeln!(
+            text,
+            "{clients} clients; sessions: {begun} begun, {ended} ended, {upgraded} upgraded, {moved} moved, {lost} lost, \
+             {mixed} mixed, {regressed} regressed"
+        );
+    }
     if all.waited_for_connection > 0 {
         let _ =
             writeln!(text, "{} requests found every connection busy: raise --connections", all.waited_for_connection);
@@ -350,7 +362,8 @@ mod tests {
     #[test]
     fn bad_arguments_are_told_with_their_cure() {
         for (args, told) in [
-            (&["http://a", "--sessions", "5"][..], "not built yet"),
+            (&["http://a", "--sessions", "100001"][..], "at most 100000 clients"),
+            (&["http://a", "--sessions", "5", "--raw"], "without a body or sessions"),
             (&["https://a", "--ca", "x", "--insecure"], "cannot be used with"),
             (&["http://a", "--rate", "0"], "more than 0"),
             (&["http://a", "--duration", "5"], "not a duration"),

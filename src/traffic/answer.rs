@@ -25,6 +25,14 @@ pub struct Answer {
     /// `X-Body-Sha256`: of the body that the program received.
     pub body_sha256: Option<String>,
     pub retry_after: Option<String>,
+    /// `Set-Cookie`, each as it came.
+    pub set_cookies: Vec<String>,
+    /// `X-Session-Id`, `X-Session-Items`, `X-Session-Last`: what the program says of the client's session.
+    pub session_id: Option<String>,
+    pub session_items: Option<u64>,
+    pub session_last: Option<String>,
+    /// `X-Server`: where the program says it runs.
+    pub server: Option<String>,
     /// Bytes of the body, without its framing.
     pub body_bytes: u64,
     /// The beginning of the body.
@@ -249,10 +257,8 @@ struct Fields {
     keep_alive: bool,
     neap_version: Option<String>,
     x_version: Option<String>,
-    traffic_id: Option<String>,
-    post_id: Option<String>,
-    body_sha256: Option<String>,
-    retry_after: Option<String>,
+    /// What goes into the answer as it is.
+    told: Answer,
 }
 
 impl Fields {
@@ -267,11 +273,7 @@ impl Fields {
                 "connection" => fields.connection(&value),
                 "neap-version" => fields.neap_version = Some(value),
                 "x-version" => fields.x_version = Some(value),
-                "x-traffic-id" => fields.traffic_id = Some(value),
-                "x-post-id" => fields.post_id = Some(value),
-                "x-body-sha256" => fields.body_sha256 = Some(value),
-                "retry-after" => fields.retry_after = Some(value),
-                _ => {}
+                name => fields.told.tell(name, value),
             }
         }
         Ok(fields)
@@ -293,12 +295,28 @@ impl Fields {
         }
     }
 
+    /// Keeps the answer's framing, and gives it the rest.
     fn tell(self, answer: &mut Answer) {
-        answer.version = self.neap_version.or(self.x_version);
-        answer.traffic_id = self.traffic_id;
-        answer.post_id = self.post_id;
-        answer.body_sha256 = self.body_sha256;
-        answer.retry_after = self.retry_after;
+        let Answer { status, keep_alive, .. } = *answer;
+        *answer = Answer { status, keep_alive, version: self.neap_version.or(self.x_version), ..self.told };
+    }
+}
+
+impl Answer {
+    /// Takes a header field that says something of the program; `name` is in lower case.
+    pub fn tell(&mut self, name: &str, value: String) {
+        match name {
+            "x-traffic-id" => self.traffic_id = Some(value),
+            "x-post-id" => self.post_id = Some(value),
+            "x-body-sha256" => self.body_sha256 = Some(value),
+            "x-session-id" => self.session_id = Some(value),
+            "x-session-items" => self.session_items = value.parse().ok(),
+            "x-session-last" => self.session_last = Some(value),
+            "x-server" => self.server = Some(value),
+            "retry-after" => self.retry_after = Some(value),
+            "set-cookie" => self.set_cookies.push(value),
+            _ => {}
+        }
     }
 }
 

@@ -23,8 +23,8 @@ pub enum Event {
     Repeated,
 }
 
-/// A request's head, with the headers that make it known.
-pub fn head(target: &Target, request: &Request, id: &str) -> String {
+/// A request's head, with the headers that make it known, and with the client's cookies.
+pub fn head(target: &Target, request: &Request, id: &str, cookies: Option<&str>) -> String {
     let mut head = format!("{} {} HTTP/1.1\r\n", request.method, target.url.join(&request.path));
     if !target.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
         head += &format!("Host: {}\r\n", target.url.authority());
@@ -35,6 +35,9 @@ pub fn head(target: &Target, request: &Request, id: &str) -> String {
     }
     if request.body_bytes > 0 || matches!(request.method.as_str(), "POST" | "PUT" | "PATCH") {
         head += &format!("Content-Type: application/octet-stream\r\nContent-Length: {}\r\n", request.body_bytes);
+    }
+    if let Some(cookies) = cookies {
+        head += &format!("Cookie: {cookies}\r\n");
     }
     for (name, value) in &target.headers {
         head += &format!("{name}: {value}\r\n");
@@ -48,11 +51,11 @@ pub async fn exchange(
     pool: &Pool,
     target: &Target,
     request: &Request,
-    id: &str,
+    (id, cookies): (&str, Option<&str>),
     tell: &(dyn Fn(Event) + Sync),
 ) -> Result<Answer, Trouble> {
     let repeatable = matches!(request.method.as_str(), "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE");
-    let head = head(target, request, id);
+    let head = head(target, request, id, cookies);
     let wire = Wire { head: head.as_bytes(), body: body(request, id), head_request: request.method == "HEAD" };
     if let Some(connection) = pool.reuse(!repeatable) {
         match wire.attempt(pool, connection).await {

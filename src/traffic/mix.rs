@@ -12,6 +12,8 @@ pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Requests in a mix, and the weight of one.
 const REQUESTS_MAX: usize = 100;
 const WEIGHT_MAX: u32 = 1_000_000;
+/// Requests in the life of a client that holds a session.
+const LIFE_MAX: u32 = 1_000_000;
 const LIFETIME_DEFAULT: Duration = Duration::from_secs(10);
 /// The longest that a WebSocket may live.
 const LIFETIME_MAX: Duration = Duration::from_secs(3_600);
@@ -25,11 +27,18 @@ pub enum BadMix {
     Request { number: usize, rule: String },
     #[error("a mix has 1 to {REQUESTS_MAX} [[request]] tables, this one has {0}")]
     Size(usize),
+    #[error("[session]: {0}")]
+    Session(String),
 }
 
 /// What is sent to one target; never empty.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Mix(Vec<Request>);
+pub struct Mix {
+    requests: Vec<Request>,
+    /// Requests in the life of a client that holds a session, and the one that is its last, if any is meant for that.
+    life: Option<u32>,
+    end: Option<Request>,
+}
 
 /// One kind of request, and the answer that it must get.
 #[derive(Clone, Debug, PartialEq)]
@@ -145,7 +154,17 @@ impl Mix {
         for (index, request) in requests.iter().enumerate() {
             request.check().map_err(|rule| BadMix::Request { number: index + 1, rule })?;
         }
-        Ok(Self(requests))
+        Ok(Self { requests, life: None, end: None })
+    }
+
+    /// Clients leave after so many requests, the last of them a POST to `end`, and come back as others.
+    pub fn leaving(&self, requests: u32, end: Option<&str>) -> Result<Self, BadMix> {
+        if !(1..=LIFE_MAX).contains(&requests) {
+            return Err(BadMix::Session(format!("requests is 1 to {LIFE_MAX}, not {requests}")));
+        }
+        let end = end.map(|path| Request::post(path, 0));
+        end.as_ref().map_or(Ok(()), Request::check).map_err(BadMix::Session)?;
+        Ok(Self { requests: self.requests.clone(), life: Some(requests), end })
     }
 
     /// Reads a mix file. An error of TOML tells line and column, one of a value the number of its table.
@@ -155,18 +174,34 @@ impl Mix {
         let requests = raw.request.into_iter().enumerate();
         let requests = requests
             .map(|(index, raw)| Request::try_from(raw).map_err(|rule| BadMix::Request { number: index + 1, rule }));
-        Self::new(requests.collect::<Result<_, _>>()?)
+        let mix = Self::new(requests.collect::<Result<_, _>>()?)?;
+        raw.session.map_or(Ok(mix.clone()), |session| mix.leaving(session.requests, session.end.as_deref()))
     }
 
     pub fn requests(&self) -> &[Request] {
-        &self.0
+        &self.requests
+    }
+
+    /// The request with this number: one of `requests`, or the one after them, which ends a session.
+    pub fn request(&self, entry: usize) -> &Request {
+        self.requests.get(entry).or(self.end.as_ref()).unwrap_or(&self.requests[0])
+    }
+
+    /// How many requests a client makes before it leaves.
+    pub fn life(&self) -> Option<u32> {
+        self.life
+    }
+
+    /// The number of the request that ends a session.
+    pub fn end(&self) -> Option<usize> {
+        self.end.as_ref().map(|_| self.requests.len())
     }
 }
 
 impl Default for Mix {
     /// Just the target's own path.
     fn default() -> Self {
-        Self(vec![Request::get("/")])
+        Self { requests: vec![Request::get("/")], life: None, end: None }
     }
 }
 
@@ -175,6 +210,14 @@ impl Default for Mix {
 struct RawMix {
     #[serde(default)]
     request: Vec<RawRequest>,
+    session: Option<RawSession>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSession {
+    requests: u32,
+    end: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -245,6 +288,9 @@ mod tests {
             kind = "websocket"
             path = "/ws"
             lifetime = "3s"
+            [session]
+            requests = 40
+            end = "/logout"
             "#,
         )
         .unwrap();
@@ -256,6 +302,8 @@ mod tests {
                 Request::websocket("/ws", Duration::from_secs(3)),
             ]
         );
+        assert_eq!((mix.life(), mix.end()), (Some(40), Some(3)));
+        assert_eq!(mix.request(3), &Request::post("/logout", 0));
     }
 
     #[test]
@@ -264,6 +312,8 @@ mod tests {
             ("", "1 to 100 [[request]]"),
             ("[[request]]\npath = \"/\"\nwait = 1", "line 3, column 1"),
             ("[[request]]\npath = \"/\"\n[[request]]\npath = \"x\"", "number 2: path \"x\""),
+            ("[[request]]\npath = \"/\"\n[session]\nrequests = 0", "[session]: requests is 1 to"),
+            ("[[request]]\npath = \"/\"\n[session]\nrequests = 2\nend = \"x\"", "[session]: path \"x\""),
             ("[[request]]\npath = \"/\"\nweight = 0", "weight is 1 to"),
             ("[[request]]\npath = \"/a b\"", "no spaces"),
             ("[[request]]\npath = \"/\"\nbody_bytes = 1048577", "at most 1048576"),

@@ -3,8 +3,9 @@
 //!
 //! ```text
 //! plan, mix     what to send, where, how fast          (parsed once, valid)
-//! schedule      when each request is due               (pure)
-//! run           sends on time, whatever the answers do
+//! schedule      when each request is due, and who asks   (pure)
+//! run, lane     sends on time, whatever the answers do
+//! client, jar   who holds a session, and its cookies     (pure)
 //! raw           the same at high rates, checking less
 //! stream, pool, exchange, websocket                    the connections
 //! answer        reads one HTTP/1.1 answer              (pure)
@@ -14,7 +15,10 @@
 
 mod answer;
 mod check;
+mod client;
 mod exchange;
+mod jar;
+mod lane;
 pub mod mix;
 pub mod plan;
 mod pool;
@@ -29,6 +33,7 @@ mod websocket;
 #[cfg(test)]
 mod tests;
 
+pub use client::SessionCounts;
 pub use mix::{Kind, Mix, Request};
 pub use plan::{Plan, Target, Url};
 pub use report::{Counts, Failure, FailureKind, Latency, Post, Report, Second, TargetReport};

@@ -14,6 +14,8 @@ pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
 pub const CONNECTIONS_MAX_DEFAULT: usize = 2_000;
 /// Requests a second to one target.
 pub const RATE_MAX: f64 = 100_000.0;
+/// Clients with a cookie jar each, of one target.
+const SESSIONS_MAX: usize = 100_000;
 const TARGETS_MAX: usize = 100;
 /// Connections of raw traffic: all of them are made before the first request.
 const RAW_CONNECTIONS_MAX: usize = 10_000;
@@ -29,10 +31,12 @@ pub enum BadPlan {
     Targets(usize),
     #[error("header \"{0}\" is not \"Name: value\"")]
     Header(String),
+    #[error("at most {SESSIONS_MAX} clients with sessions, not {0}")]
+    Sessions(usize),
     #[error("{0} is more than 0")]
     Zero(&'static str),
     #[error(
-        "raw traffic is one GET without a body, to one http URL, with at most {RAW_CONNECTIONS_MAX} connections and any version"
+        "raw traffic is one GET without a body or sessions, to one http URL, with at most {RAW_CONNECTIONS_MAX} connections and any version"
     )]
     Raw,
     #[error("{0}")]
@@ -65,6 +69,8 @@ pub struct Target {
     pub headers: Vec<(String, String)>,
     /// The versions that an answer may come from; empty: any, or none.
     pub expect_versions: Vec<String>,
+    /// Clients with a cookie jar each, who take turns; 0: nobody keeps cookies.
+    pub sessions: usize,
 }
 
 impl Plan {
@@ -107,7 +113,7 @@ impl Plan {
         let [target] = &self.targets[..] else { return false };
         let [request] = target.mix.requests() else { return false };
         let plain = request.kind == Kind::Http && request.method == "GET" && request.body_bytes == 0;
-        let unnamed = !request.expect_echo && target.expect_versions.is_empty();
+        let unnamed = !request.expect_echo && target.expect_versions.is_empty() && target.sessions == 0;
         plain && unnamed && !target.url.secure && self.connections_max <= RAW_CONNECTIONS_MAX
     }
 }
@@ -115,16 +121,23 @@ impl Plan {
 impl Target {
     /// A GET of the URL itself, `rate` times a second.
     pub fn new(url: Url, rate: f64) -> Self {
-        Self { url, rate, mix: Mix::default(), headers: Vec::new(), expect_versions: Vec::new() }
+        Self { url, rate, mix: Mix::default(), headers: Vec::new(), expect_versions: Vec::new(), sessions: 0 }
     }
 
     pub fn mix(self, mix: Mix) -> Self {
         Self { mix, ..self }
     }
 
+    pub fn sessions(self, sessions: usize) -> Self {
+        Self { sessions, ..self }
+    }
+
     fn check(&self) -> Result<(), BadPlan> {
         if !(self.rate > 0.0 && self.rate <= RATE_MAX) {
             return Err(BadPlan::Rate(self.rate.to_string()));
+        }
+        if self.sessions > SESSIONS_MAX {
+            return Err(BadPlan::Sessions(self.sessions));
         }
         let good = |b: u8| b == b'\t' || (b' '..=b'~').contains(&b);
         let bad = self.headers.iter().find(|(name, value)| {

@@ -14,9 +14,10 @@ use rustix::event::{Timespec, epoll};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 
 use super::check::Trouble;
+use super::lane::Lane;
 use super::plan::Target;
 use super::report::FailureKind;
-use super::run::{Lane, Order};
+use super::run::Order;
 use super::schedule::Schedule;
 use super::tally::Ending;
 

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::client::SessionCounts;
+
 /// What became of all that was sent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
@@ -56,6 +58,9 @@ pub struct Counts {
     pub waited_for_connection: u64,
     /// The furthest that a send was behind its time, by this process's own doing.
     pub send_lag_max_ms: f64,
+    /// Of clients with cookie jars; zeros without them.
+    #[serde(default)]
+    pub sessions: SessionCounts,
     /// Of whole answers, from the time the request was due to the answer's last byte; a WebSocket's to its opening.
     pub latency_ms: Latency,
     /// By seconds since the start.
@@ -135,6 +140,12 @@ pub enum FailureKind {
     WebSocket,
     /// A WebSocket closed before its time.
     ClosedEarly,
+    /// Another session than the client's, none, or things missing from it.
+    SessionLost,
+    /// Things in a session that its client did not put there.
+    SessionMixed,
+    /// A version that the session had already left.
+    SessionRegressed,
     /// Still under way when the run was cut short.
     Unfinished,
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::mix::Mix;
+
 /// The times at which requests are due, after the start: request `n` at `n / rate`.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
@@ -54,8 +56,58 @@ impl Wheel {
     }
 }
 
+/// Who sends what next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// The mix's number of the request.
+    pub entry: usize,
+    /// With sessions.
+    pub client: Option<usize>,
+    /// The client leaves after it.
+    pub last: bool,
+}
+
+/// The turns of all clients, one after the other; without sessions, of nobody in particular.
+pub struct Turns {
+    /// A client's choice, and how often it has asked in its present life.
+    clients: Vec<(Wheel, u32)>,
+    sessions: bool,
+    life: Option<u32>,
+    end: Option<usize>,
+    next: usize,
+}
+
+impl Turns {
+    /// Clients begin at different places of the mix and of their lives, as they would be found at any other moment.
+    pub fn new(mix: &Mix, sessions: usize) -> Self {
+        let life = mix.life();
+        let wheel = Wheel::new(mix.requests().iter().map(|request| request.weight));
+        let client = |(wheel, number): (&mut Wheel, usize)| {
+            let begun = (wheel.clone(), life.map_or(0, |life| (number % life as usize) as u32));
+            wheel.turn();
+            begun
+        };
+        let clients = (0..sessions.max(1)).scan(wheel, |wheel, number| Some(client((wheel, number)))).collect();
+        Self { clients, sessions: sessions > 0, life: life.filter(|_| sessions > 0), end: mix.end(), next: 0 }
+    }
+
+    pub fn next(&mut self) -> Turn {
+        let number = self.next;
+        self.next = (self.next + 1) % self.clients.len();
+        let (wheel, asked) = &mut self.clients[number];
+        *asked += 1;
+        let last = self.life.is_some_and(|life| *asked >= life);
+        if last {
+            *asked = 0;
+        }
+        let entry = self.end.filter(|_| last).unwrap_or_else(|| wheel.turn());
+        Turn { entry, client: self.sessions.then_some(number), last }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::mix::Request;
     use super::*;
 
     #[test]
@@ -76,5 +128,21 @@ mod tests {
         assert_eq!(turns, [0, 0, 1, 0, 2, 0, 0]);
         let count = |index| turns.iter().filter(|turn| **turn == index).count();
         assert_eq!([count(0), count(1), count(2)], [5, 1, 1]);
+    }
+
+    #[test]
+    fn every_client_has_its_turn_goes_through_the_mix_and_leaves_after_its_life() {
+        let mix = Mix::new(vec![Request::get("/"), Request::get("/a")]).unwrap();
+        let mut turns = Turns::new(&mix.leaving(3, Some("/bye")).unwrap(), 2);
+        let seen: Vec<_> = (0..8).map(|_| turns.next()).map(|turn| (turn.client, turn.entry, turn.last)).collect();
+        let (a, b) = (Some(0), Some(1));
+        let (bye, no, yes) = (2, false, true);
+        assert_eq!(
+            seen,
+            [(a, 0, no), (b, 1, no), (a, 1, no), (b, bye, yes), (a, bye, yes), (b, 0, no), (a, 0, no), (b, 1, no)]
+        );
+        let mut nobody = Turns::new(&mix, 0);
+        assert_eq!(nobody.next(), Turn { entry: 0, client: None, last: false });
+        assert_eq!(nobody.next(), Turn { entry: 1, client: None, last: false });
     }
 }

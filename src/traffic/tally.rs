@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::client::SessionCounts;
 use super::report::{Counts, Failure, FailureKind, Latency, Post, Second};
 
 /// Failures kept in full; the rest are counted.
@@ -56,6 +57,15 @@ impl Tally {
         self.counts.posts_sent += u64::from(post);
         self.counts.send_lag_max_ms = self.counts.send_lag_max_ms.max(millis(lag));
         self.second(due).sent += 1;
+    }
+
+    /// So many clients hold sessions.
+    pub fn clients(&mut self, count: usize) {
+        self.counts.sessions.clients += count as u64;
+    }
+
+    pub fn sessions(&mut self) -> &mut SessionCounts {
+        &mut self.counts.sessions
     }
 
     pub fn repeated(&mut self) {
@@ -179,6 +189,7 @@ impl Tally {
         all.repeated += counts.repeated;
         all.waited_for_connection += counts.waited_for_connection;
         all.send_lag_max_ms = all.send_lag_max_ms.max(counts.send_lag_max_ms);
+        all.sessions.add(&counts.sessions);
         all.errors.extend(counts.errors.iter().cloned());
         add_each(&mut all.by_status, &counts.by_status);
         add_each(&mut all.by_version, &counts.by_version);

@@ -15,6 +15,7 @@ type Behave = dyn Fn(&Seen) -> Act + Send + Sync;
 struct Seen {
     line: String,
     traffic_id: String,
+    cookies: String,
     body: Vec<u8>,
     on_connection: usize,
 }
@@ -76,7 +77,13 @@ async fn serve(stream: TcpStream, behave: Arc<Behave>, counter: Arc<AtomicUsize>
 }
 
 async fn read(stream: &mut BufReader<TcpStream>, on_connection: usize) -> Option<Seen> {
-    let mut seen = Seen { line: String::new(), traffic_id: String::new(), body: Vec::new(), on_connection };
+    let mut seen = Seen {
+        line: String::new(),
+        traffic_id: String::new(),
+        cookies: String::new(),
+        body: Vec::new(),
+        on_connection,
+    };
     stream.read_line(&mut seen.line).await.ok().filter(|read| *read > 0)?;
     loop {
         let mut line = String::new();
@@ -84,6 +91,7 @@ async fn read(stream: &mut BufReader<TcpStream>, on_connection: usize) -> Option
         let Some((name, value)) = line.trim().split_once(": ") else { break };
         match name {
             "Content-Length" => seen.body = vec![0; value.parse().unwrap()],
+            "Cookie" => seen.cookies = value.to_owned(),
             "X-Traffic-Id" => seen.traffic_id = value.to_owned(),
             _ => {}
         }
@@ -392,4 +400,66 @@ async fn raw_traffic_that_gets_no_answer_or_no_connection_ends_with_it_told() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let nobody = Tiny { port: free, requests: Arc::default() };
     assert_eq!(kinds(&run(raw(&nobody, 20.0, 2)).await.unwrap()), [(FailureKind::Connect, 10)]);
+}
+
+/// A program that keeps what is posted by its clients' cookie, and forgets everything once `forget` requests have come.
+async fn keeper(forget: usize) -> Tiny {
+    let (kept, asked) =
+        (std::sync::Mutex::new(std::collections::HashMap::<String, Vec<String>>::new()), AtomicUsize::new(0));
+    Tiny::start(move |seen| {
+        let mut kept = kept.lock().unwrap();
+        if asked.fetch_add(1, Ordering::SeqCst) == forget {
+            kept.clear();
+        }
+        let known = seen.cookies.strip_prefix("sid=").filter(|sid| kept.contains_key(*sid));
+        let mut fields = String::new();
+        let sid = match known {
+            Some(sid) => sid.to_owned(),
+            None if seen.line.starts_with("GET") => return ok("1", ""),
+            None => {
+                fields += &format!("Set-Cookie: sid=s{}; Path=/\r\n", seen.traffic_id);
+                format!("s{}", seen.traffic_id)
+            }
+        };
+        if seen.line.starts_with("POST /bye") {
+            kept.remove(&sid);
+            return act("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: sid=; Path=/; Max-Age=0\r\n\r\n");
+        }
+        let items = kept.entry(sid.clone()).or_default();
+        if seen.line.starts_with("POST") {
+            items.push(seen.traffic_id.clone());
+        }
+        let last = items.last().cloned().unwrap_or_default();
+        fields += &format!("X-Session-Id: {sid}\r\nX-Session-Items: {}\r\nX-Session-Last: {last}\r\n", items.len());
+        act(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Version: 1\r\n{fields}\r\n"))
+    })
+    .await
+}
+
+async fn drive_sessions(tiny: &Tiny) -> Report {
+    let mut plan = tiny.plan(400.0, Vec::from([Request::get("/"), Request::post("/items", 10)]));
+    let target = &mut plan.targets[0];
+    (target.sessions, target.mix) = (20, target.mix.leaving(8, Some("/bye")).unwrap());
+    run(plan).await.unwrap()
+}
+
+#[tokio::test]
+async fn clients_keep_their_cookies_leave_and_come_back_as_others() {
+    let tiny = keeper(usize::MAX).await;
+    let report = drive_sessions(&tiny).await;
+    assert!(report.passed, "{:?}", report.all.errors);
+    let sessions = report.all.sessions;
+    // 200 requests of 20 clients, of which one in eight is the last of a life.
+    assert_eq!((report.all.sent, sessions.clients), (200, 20));
+    assert!((20..=25).contains(&sessions.ended) && sessions.begun >= sessions.ended, "{sessions:?}");
+    assert_eq!((sessions.lost, sessions.mixed, sessions.regressed), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn a_session_that_the_program_forgot_is_lost() {
+    let tiny = keeper(100).await;
+    let report = drive_sessions(&tiny).await;
+    let lost = report.all.sessions.lost;
+    assert!(lost > 0 && !report.passed, "{:?}", report.all);
+    assert_eq!(kinds(&report), [(FailureKind::SessionLost, lost)]);
 }

@@ -31,13 +31,19 @@ pub struct Life {
 }
 
 /// Lives a WebSocket's life; it is shorter once `ending` is true.
-pub async fn live(pool: &Pool, target: &Target, request: &Request, id: &str, ending: watch::Receiver<bool>) -> Life {
+pub async fn live(
+    pool: &Pool,
+    target: &Target,
+    request: &Request,
+    (id, cookies): (&str, Option<&str>),
+    ending: watch::Receiver<bool>,
+) -> Life {
     let fail = |kind, detail: String| Life { opened: None, frames: 0, trouble: Some(Trouble { kind, detail }) };
     let stream = match pool.open().await {
         Ok(connection) => connection.stream,
         Err(error) => return fail(FailureKind::Connect, error.to_string()),
     };
-    let opening = match opening(target, request, id) {
+    let opening = match opening(target, request, id, cookies) {
         Ok(opening) => opening,
         Err(error) => return fail(FailureKind::WebSocket, error),
     };
@@ -55,7 +61,12 @@ pub async fn live(pool: &Pool, target: &Target, request: &Request, id: &str, end
     }
 }
 
-fn opening(target: &Target, request: &Request, id: &str) -> Result<ClientRequestBuilder, String> {
+fn opening(
+    target: &Target,
+    request: &Request,
+    id: &str,
+    cookies: Option<&str>,
+) -> Result<ClientRequestBuilder, String> {
     let host = target.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host"));
     let authority = host.map_or_else(|| target.url.authority(), |(_, value)| value.clone());
     let scheme = if target.url.secure { "wss" } else { "ws" };
@@ -63,7 +74,7 @@ fn opening(target: &Target, request: &Request, id: &str) -> Result<ClientRequest
     let uri: Uri = url.parse().map_err(|error| format!("{url}: {error}"))?;
     let ids = [("X-Request-Id", id), ("X-Traffic-Id", id)];
     let mut opening = ClientRequestBuilder::new(uri);
-    for (name, value) in ids {
+    for (name, value) in ids.into_iter().chain(cookies.map(|cookies| ("Cookie", cookies))) {
         opening = opening.with_header(name, value);
     }
     for (name, value) in target.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("host")) {

@@ -160,9 +160,9 @@ fn the_command_reports_and_exits_by_what_it_saw() {
     assert_eq!(failed.status.code(), Some(1));
     assert!(shown.contains("status 500, expected 200: told to fail"), "{shown}");
 
-    let refused = neap_traffic(&[&url, "--sessions", "5"]);
+    let refused = neap_traffic(&[&url, "--sessions", "5", "--raw"]);
     assert_eq!(refused.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("--sessions is not built yet"));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("without a body or sessions"));
 }
 
 #[test]
@@ -197,5 +197,25 @@ fn the_command_without_a_duration_ends_by_signal_or_with_its_standard_input() {
         let output = child.wait_with_output().unwrap();
         assert_eq!(status.code(), Some(0), "{output:?}");
         assert!(String::from_utf8_lossy(&output.stdout).starts_with("TARGET"), "{output:?}");
+    }
+}
+
+/// The cart written in Python, or in Node.
+fn cart(language: &str) -> Command {
+    let (program, file) = match language {
+        "python" => ("python3", "examples/cart-python/cart.py"),
+        _ => ("node", "examples/cart-node/cart.js"),
+    };
+    let mut command = Command::new(program);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).env_remove("NEAP_SESSION_URL").env("PORT", "0");
+    command
+}
+
+#[test]
+fn a_cart_says_plainly_that_it_has_nowhere_to_keep_sessions() {
+    for language in ["python", "node"] {
+        let output = cart(language).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("NEAP_SESSION_URL is not set"), "{output:?}");
     }
 }

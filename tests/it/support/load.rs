@@ -55,6 +55,7 @@ impl Load {
     pub fn start(cluster: &Cluster, lanes: Vec<Lane>) -> Self {
         let target = |lane: &Lane| Target {
             expect_versions: lane.versions.clone(),
+            sessions: 0,
             headers: lane.headers.clone(),
             ..Target::new(cluster.url(lane.router, lane.program).parse().unwrap(), lane.rate).mix(lane.mix.clone())
         };
