@@ -178,6 +178,7 @@ fn management_settings(config: &Config) -> Result<management::Settings, NodeErro
             mailbox: limits.mailbox,
             router_wait: limits.router_wait,
             components_size: limits.components_size as usize,
+            sessions: limits.sessions,
         },
     })
 }
@@ -264,6 +265,7 @@ fn app_server_settings(config: &Config) -> Result<app_server::Settings, NodeErro
             active_requests: limits.active_requests,
             ledger_rows: limits.ledger_rows,
             programs: limits.programs,
+            sessions: limits.sessions,
             mailbox: limits.mailbox,
             message_size: config.cluster.limits.message_size as usize,
             fetch_timeout: limits.fetch_timeout,

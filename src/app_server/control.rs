@@ -12,9 +12,12 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::claims::Claims;
+use super::keeping::data::SessionData;
+use super::keeping::port;
 use super::ledger::Ledger;
 use super::metrics;
 use super::server::{Ask, Server};
+use super::session_lists::SessionLists;
 use crate::domain::names::NodeName;
 use crate::link::answer::{not_found, payload_config};
 use crate::link::guard::Guard;
@@ -22,6 +25,7 @@ use crate::link::secret::Secret;
 use crate::wire::envelope::{Envelope, MESSAGES_PATH};
 use crate::wire::messages::ToServer;
 use crate::wire::problem::{Code, Problem};
+use crate::wire::sessions::DATA_PATH;
 
 /// How long an actor may take to answer; management asks again.
 const ANSWER_WAIT: Duration = Duration::from_secs(8);
@@ -40,6 +44,8 @@ pub struct Desk {
     pub claims: Arc<Claims>,
     pub ledger: Arc<Ledger>,
     pub name: NodeName,
+    pub sessions: Arc<SessionLists>,
+    pub session_data: SessionData,
 }
 
 /// Serves the control port until its handle stops it.
@@ -55,8 +61,10 @@ pub fn serve(
         App::new()
             .wrap(guard.clone())
             .app_data(web::Data::new(desk.clone()))
+            .app_data(web::Data::new(desk.session_data.clone()))
             .app_data(payload_config(message_size))
             .route(MESSAGES_PATH, web::post().to(message))
+            .route(DATA_PATH, web::get().to(port::for_peers))
             .route(HEALTH_PATH, web::get().to(healthz))
             .route(METRICS_PATH, web::get().to(metrics_page))
             .default_service(web::to(not_found))
@@ -99,7 +107,7 @@ async fn healthz(desk: web::Data<Desk>) -> Result<HttpResponse, Problem> {
 }
 
 async fn metrics_page(desk: web::Data<Desk>) -> Result<HttpResponse, Problem> {
-    let text = metrics::page(&desk.claims, &desk.ledger, &desk.name)
+    let text = metrics::page(&desk.claims, &desk.ledger, &desk.sessions, &desk.name)
         .map_err(|error| Problem::new(Code::Internal, format!("the metrics cannot be written: {error}")))?;
     Ok(HttpResponse::Ok().insert_header((CONTENT_TYPE, metrics::CONTENT_TYPE)).body(text))
 }

@@ -11,7 +11,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::claims::Claims;
+use super::keeping::Lists as _;
 use super::ledger::Ledger;
+use super::session_lists::SessionLists;
 use crate::domain::names::{NodeName, RunId};
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -36,10 +38,16 @@ struct Build {
 }
 
 /// The page.
-pub fn page(claims: &Claims, ledger: &Ledger, name: &NodeName) -> Result<String, std::fmt::Error> {
+pub fn page(
+    claims: &Claims,
+    ledger: &Ledger,
+    lists: &SessionLists,
+    name: &NodeName,
+) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::default();
     counters(&mut registry, ledger, name);
     gates(&mut registry, claims, name);
+    sessions(&mut registry, lists, name);
     let build = Family::<Build, Gauge>::default();
     build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
     registry.register("neap_build_info", "What runs here", build);
@@ -69,6 +77,15 @@ fn counters(registry: &mut Registry, ledger: &Ledger, name: &NodeName) {
     }
     registry.register("neap_requests", "Requests that ended here, by how", requests);
     registry.register("neap_refused", "Requests turned away before the program saw them", refused);
+}
+
+fn sessions(registry: &mut Registry, lists: &SessionLists, name: &NodeName) {
+    let sessions = Family::<Here, Gauge>::default();
+    for program in lists.programs() {
+        let here = Here { program: program.to_string(), server: name.to_string() };
+        sessions.get_or_create(&here).set(lists.program(&program).count() as i64);
+    }
+    registry.register("neap_sessions", "Sessions in the Active Session List", sessions);
 }
 
 fn gates(registry: &mut Registry, claims: &Claims, name: &NodeName) {

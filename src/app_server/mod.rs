@@ -14,6 +14,8 @@ mod components;
 mod control;
 mod direct;
 mod hands;
+#[allow(dead_code, reason = "what a request with a session asks of it comes with `visit`")]
+mod keeping;
 pub mod ledger;
 mod machine;
 mod managements;
@@ -23,6 +25,8 @@ mod program;
 mod records;
 mod requests;
 mod server;
+#[allow(dead_code, reason = "what a request with a session asks of it comes with `visit`")]
+mod session_lists;
 mod settings;
 mod shared;
 mod start;

@@ -50,6 +50,8 @@ pub struct Bounds {
     pub ledger_rows: usize,
     /// Programs hosted.
     pub programs: usize,
+    /// Sessions of one program.
+    pub sessions: usize,
     /// Messages that an actor has not looked at.
     pub mailbox: usize,
     /// Bytes of a control message.
@@ -71,6 +73,7 @@ impl Default for Bounds {
             active_requests: 10_000,
             ledger_rows: 1_024,
             programs: 256,
+            sessions: 1_000_000,
             mailbox: 1_024,
             message_size: 4 << 20,
             fetch_timeout: Duration::from_secs(600),

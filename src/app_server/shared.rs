@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::claims::Claims;
 use super::hands::Hands;
 use super::ledger::Ledger;
+use super::session_lists::SessionLists;
 use super::settings::Settings;
 use crate::domain::names::Term;
 use crate::domain::placement::{Millis, Refusal};
@@ -37,6 +38,8 @@ pub struct Shared {
     pub outbox: Option<Recipient<Post>>,
     /// Heartbeats go at once when it is rung.
     pub nudge: watch::Sender<()>,
+    /// The Active Session Lists of its programs.
+    pub sessions: Arc<SessionLists>,
 }
 
 /// This run's own monotonic clock.

@@ -17,12 +17,14 @@ use super::claims::Claims;
 use super::components::Components;
 use super::control::{self, Desk as ControlDesk};
 use super::direct::Direct;
+use super::keeping::{self, Keeping, KeepingError};
 use super::ledger::{self, Ledger};
 use super::machine::Machine;
 use super::managements::Herald;
 use super::records::{self, Kept};
 use super::requests::{DataPort, Port};
 use super::server::{Preparer, Server, Stop};
+use super::session_lists::SessionLists;
 use super::settings::Settings;
 use super::shared::{Clock, Shared};
 use super::visit::Desk;
@@ -33,6 +35,7 @@ use crate::link::outbox::{Outbox, Outcome, Post};
 use crate::link::secret::Secret;
 use crate::programs::disk::DiskError;
 use crate::programs::ports::Ports;
+use crate::programs::session_url::SessionUrl;
 use crate::programs::shelf::{Rooms, Shelf};
 use crate::programs::surroundings::Surroundings;
 use crate::proxy::{self, Door, Shutdown};
@@ -48,6 +51,8 @@ pub enum StartError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Disk(#[from] DiskError),
+    #[error(transparent)]
+    Sessions(#[from] KeepingError),
     #[error("cannot start a worker: {0}")]
     Worker(String),
 }
@@ -66,6 +71,7 @@ pub struct Running {
     ended: mpsc::Receiver<()>,
     /// What goes on beside: heartbeats, logs, looking at components.
     tasks: Vec<tokio::task::JoinHandle<()>>,
+    sessions: keeping::Kept,
     stop_timeout: Duration,
 }
 
@@ -84,12 +90,16 @@ pub async fn start(
 
     let kept = Kept::load(&store)?;
     let ledger = open_ledger(&identity, &store, &settings)?;
-    let machine = machine(&identity, &store, &settings)?;
+    let client = Client::new(settings.client, secret.clone());
+    let ports = Ports::new(settings.ports.clone());
+    let keeping = Keeping::open(&identity, &client, &settings, &ports)?;
+    let machine = machine(&identity, &store, &settings, ports, keeping.urls.clone())?;
     // Before any program begins: what no record knows could listen on its port, or answer for it.
     machine.clear_strays(kept.instances.iter().map(|record| record.name.clone()).collect()).await;
 
     let claims = Arc::new(Claims::telling(ledger.nudge().clone()));
-    let server = start_actors(&identity, &store, &secret, &settings, &claims, &ledger, &machine, kept)?;
+    let server =
+        start_actors(&identity, &store, client, &settings, &claims, &ledger, &machine, kept, keeping.lists.clone())?;
     let (server, mut tasks) = server;
     tasks.push(tokio::task::spawn_local(machine.keep_house()));
     let desk = ControlDesk {
@@ -97,7 +107,10 @@ pub async fn start(
         claims: claims.clone(),
         ledger: ledger.clone(),
         name: identity.name.clone(),
+        sessions: keeping.lists.clone(),
+        session_data: keeping.data.clone(),
     };
+    let sessions = keeping.run().map_err(listen("where programs ask for session data"))?;
     let (one, at) = (control.into_iter().next(), settings.control);
     let one = one.ok_or_else(|| listen("[app_server] control")(io::ErrorKind::AddrNotAvailable.into()))?;
     let handle = control::serve(one, at, secret.clone(), settings.bounds.message_size, desk);
@@ -120,6 +133,7 @@ pub async fn start(
         workers,
         ended,
         tasks,
+        sessions,
         stop_timeout: settings.bounds.stop_timeout,
     })
 }
@@ -142,14 +156,21 @@ fn open_ledger(identity: &Identity, store: &Store, settings: &Settings) -> Resul
     Ok(Arc::new(opened.ledger))
 }
 
-fn machine(identity: &Identity, store: &Store, settings: &Settings) -> Result<Machine, StartError> {
+fn machine(
+    identity: &Identity,
+    store: &Store,
+    settings: &Settings,
+    ports: Ports,
+    sessions: SessionUrl,
+) -> Result<Machine, StartError> {
     let around = Surroundings {
         binary: settings.binary.clone(),
         node: identity.name.clone(),
         data_dir: settings.data_dir.clone(),
+        sessions: Some(sessions),
     };
     let rooms = Rooms::open(settings.data_dir.join("programs"))?;
-    Ok(Machine::new(around, Ports::new(settings.ports.clone()), rooms, store.clone()))
+    Ok(Machine::new(around, ports, rooms, store.clone()))
 }
 
 type Started = (Addr<Server>, Vec<tokio::task::JoinHandle<()>>);
@@ -158,14 +179,14 @@ type Started = (Addr<Server>, Vec<tokio::task::JoinHandle<()>>);
 fn start_actors(
     identity: &Identity,
     store: &Store,
-    secret: &Option<Secret>,
+    client: Client,
     settings: &Settings,
     claims: &Arc<Claims>,
     ledger: &Arc<Ledger>,
     machine: &Machine,
     kept: Kept,
+    sessions: Arc<SessionLists>,
 ) -> Result<Started, StartError> {
-    let client = Client::new(settings.client, secret.clone());
     let preparer = Preparer {
         machine: machine.clone(),
         client: client.clone(),
@@ -188,7 +209,7 @@ fn start_actors(
         let outbox: Recipient<Post> = Outbox::begin(client, settings.outbox, rand::random(), owner).recipient();
         let seal = RefCell::new(kept.seal.clone());
         let (clock, outbox) = (Clock::begin(), Some(outbox));
-        let shared = Shared { identity, store, settings, claims, ledger, hands, seal, clock, outbox, nudge };
+        let shared = Shared { identity, store, settings, claims, ledger, hands, seal, clock, outbox, nudge, sessions };
         Server::boot(Rc::new(shared), kept, preparer, components)
     });
     let mut tasks = heralds(&heralds_identity, &heralds_settings, &heralds_client, &nudged, &server);
@@ -265,7 +286,7 @@ impl Running {
         if timeout(self.stop_timeout, all_ended).await.is_err() {
             tracing::warn!("requests were still under way when the time to stop ran out");
         }
-        self.tasks.iter().for_each(|task| task.abort());
+        self.tasks.iter().chain(&self.sessions.tasks).for_each(|task| task.abort());
         self.handle.stop(true).await;
         if self.server.send(Stop).await.is_err() {
             tracing::debug!("the server's actor had ended before");
@@ -276,5 +297,7 @@ impl Running {
                 tracing::warn!("a worker of the data port panicked");
             }
         }
+        // The last that changed them has ended.
+        self.sessions.stop().await;
     }
 }

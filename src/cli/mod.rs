@@ -19,6 +19,7 @@ mod route;
 mod run;
 mod seams;
 mod serve;
+mod session;
 mod status;
 pub mod traffic;
 mod unbuilt;
@@ -99,6 +100,9 @@ enum Command {
     /// Components: what programs use of their servers' software, and how that is known
     #[command(subcommand)]
     Component(component::ComponentCommand),
+    /// Sessions: list, show, end
+    #[command(subcommand)]
+    Session(session::SessionCommand),
     /// Routes: list, and test which rule and server a URL gets, and why
     #[command(subcommand)]
     Route(route::RouteCommand),
@@ -172,6 +176,7 @@ async fn ask(command: Command, ctx: &Ctx) -> Result<(), Failure> {
         Command::Release(command) => command.run(ctx).await,
         Command::Node(command) => command.run(ctx).await,
         Command::Component(command) => command.run(ctx).await,
+        Command::Session(command) => command.run(ctx).await,
         Command::Route(command) => command.run(ctx).await,
         Command::Events(args) => args.run(ctx).await,
         // Carried out in `dispatch` and before.

@@ -8,8 +8,6 @@ use super::failure::Failure;
 #[derive(Subcommand, Debug)]
 pub enum Unbuilt {
     #[command(hide = true)]
-    Session(Anything),
-    #[command(hide = true)]
     Audit(Anything),
     #[command(hide = true)]
     Doctor(Anything),
@@ -35,7 +33,6 @@ pub struct Anything {
 impl Unbuilt {
     pub fn run(self) -> Result<(), Failure> {
         let name = match self {
-            Self::Session(_) => "session",
             Self::Audit(_) => "audit",
             Self::Doctor(_) => "doctor",
             Self::Store(_) => "store",

@@ -68,6 +68,7 @@ pub struct AppServerLimits {
     #[serde(deserialize_with = "duration")]
     pub reuse_idle: Duration,
     pub programs: usize,
+    pub sessions: usize,
     pub ledger_rows: usize,
     #[serde(deserialize_with = "duration")]
     pub fetch_timeout: Duration,
@@ -108,6 +109,7 @@ pub struct ManagementLimits {
     pub mailbox: usize,
     #[serde(deserialize_with = "size")]
     pub components_size: u64,
+    pub sessions: usize,
 }
 
 /// `[cluster.limits]`; `conf/default.toml` says what each bounds.

@@ -4,9 +4,11 @@
 //! A server splits a program's list by id among several of these, so that its workers do not wait for each other; the
 //! master list is one of these too. Nothing here looks at all sessions, save [`SessionList::page`] and its like.
 
+mod changes;
 mod ended;
 mod figures;
 mod page;
+mod record;
 mod wheel;
 
 pub use figures::{Figures, OldestSession};

@@ -39,6 +39,8 @@ pub struct Bounds {
     pub router_wait: Duration,
     /// Bytes of the Components List.
     pub components_size: usize,
+    /// Sessions of one program in the master list.
+    pub sessions: usize,
 }
 
 impl Default for Bounds {
@@ -54,6 +56,7 @@ impl Default for Bounds {
             mailbox: 1_024,
             router_wait: Duration::from_secs(2),
             components_size: 64 << 20,
+            sessions: 1_000_000,
         }
     }
 }

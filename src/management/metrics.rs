@@ -38,7 +38,13 @@ struct HolderLabels {
 }
 
 pub async fn metrics(desk: Data<Desk>) -> Result<HttpResponse, Problem> {
-    let registry = desk.look(registry).await?;
+    let mut registry = desk.look(registry).await?;
+    let sessions = Family::<PlacementLabels, Gauge>::default();
+    for (program, server, count) in desk.sessions.counts() {
+        let labels = PlacementLabels { program: program.to_string(), server: server.to_string() };
+        sessions.get_or_create(&labels).set(count as i64);
+    }
+    registry.register("sessions", "Sessions in the master list, by the server where they are at home", sessions);
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     Ok(HttpResponse::Ok().content_type(OPEN_METRICS).body(text))

@@ -16,6 +16,7 @@ mod records;
 mod ripple_actor;
 mod ripple_view;
 mod routers;
+mod sessions;
 mod views;
 
 mod metrics;
@@ -67,6 +68,7 @@ pub struct Running {
     pub listen: SocketAddr,
     server: ServerHandle,
     arbiter: Arbiter,
+    sessions: sessions::Sessions,
 }
 
 impl Running {
@@ -74,6 +76,7 @@ impl Running {
     pub async fn stop(self) {
         self.server.stop(true).await;
         self.arbiter.stop();
+        self.sessions.stop();
     }
 }
 
@@ -103,6 +106,8 @@ pub async fn start(
     let listener = TcpListener::bind(settings.listen)?;
     let listen = listener.local_addr()?;
     let shelf = Shelf::open(settings.data_dir.join("releases")).map_err(io::Error::other)?;
+    let sessions = sessions::Sessions::open(&settings.data_dir.join("session-list"), settings.bounds.sessions);
+    let sessions = sessions.map_err(io::Error::other)?;
     let disk = records::Disk::new(store);
     let mut control = control::Control::begin(&identity.name, disk, settings.bounds).map_err(io::Error::other)?;
     control.register(&identity.name, &identity.run, own_registration(listen));
@@ -119,6 +124,7 @@ pub async fn start(
         identity,
         release_limit: settings.release_limit,
         page_limit: settings.bounds.page,
+        sessions: sessions.clone(),
     };
     let guard = Guard::new(listen, secret).open("/healthz").open("/readyz");
     let guard = settings.hosts.iter().fold(guard, |guard, host| guard.host(host));
@@ -139,5 +145,5 @@ pub async fn start(
     .run();
     let handle = server.handle();
     actix_rt::spawn(server);
-    Ok(Running { listen, server: handle, arbiter })
+    Ok(Running { listen, server: handle, arbiter, sessions })
 }

@@ -10,7 +10,7 @@ use crate::domain::names::{NodeName, RunId, ServerName};
 use crate::domain::ripple::Asked;
 use crate::domain::server_list::Report;
 use crate::wire::envelope::Envelope;
-use crate::wire::messages::{Heartbeat, NodeRole, Registration, Renewal, Renewals, ToManagement, Welcome};
+use crate::wire::messages::{Heartbeat, NodeRole, Registration, Renewal, Renewals, ServerAt, ToManagement, Welcome};
 use crate::wire::problem::{Code, Problem};
 
 /// A message of a node, as it came in. Answered with the JSON of its answer.
@@ -45,6 +45,18 @@ impl Handler<FromNode> for ListActor {
             ToManagement::Drained { report } | ToManagement::Upgraded { report } | ToManagement::Failed { report } => {
                 self.control.leader.heard(&from, &run, report);
                 Ok(serde_json::json!({}))
+            }
+            ToManagement::Servers {} => {
+                let servers =
+                    self.control.nodes.values().filter(|node| node.record.registration.role == NodeRole::AppServer);
+                let at = |node: &super::control::Node| ServerAt {
+                    server: node.record.name.clone(),
+                    control: node.record.registration.control,
+                };
+                json(&servers.map(at).collect::<Vec<_>>())
+            }
+            ToManagement::Sessions(_) | ToManagement::TakeSession(_) | ToManagement::SessionsHere { .. } => {
+                Err(Problem::new(Code::Internal, "words on sessions go to the master Session List"))
             }
         };
         self.turn(ctx);

@@ -20,6 +20,7 @@ pub mod prepare;
 pub mod probe;
 pub mod proc;
 pub mod release;
+pub mod session_url;
 pub mod shelf;
 pub mod sockets;
 pub mod static_files;

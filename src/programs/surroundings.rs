@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::disk::DiskError;
 use super::instance::VARIABLE;
+use super::session_url::SessionUrl;
 use crate::domain::manifest::{Facts, substitute, variable_problem};
 use crate::domain::names::{NodeName, ProgramName};
 use crate::domain::program::{Kind, Manifest, Process};
@@ -24,6 +25,8 @@ pub struct Surroundings {
     pub binary: PathBuf,
     pub node: NodeName,
     pub data_dir: PathBuf,
+    /// Where programs find the data of their sessions.
+    pub sessions: Option<SessionUrl>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +106,9 @@ impl Surroundings {
         };
         env.insert("PORT".into(), facts.port);
         env.insert(VARIABLE.into(), instance.to_owned());
+        if let Some(sessions) = &self.sessions {
+            env.insert("NEAP_SESSION_URL".into(), sessions.of(&manifest.name, instance));
+        }
         Ok(Command { argv, env, dir: dir.to_owned() })
     }
 

@@ -9,9 +9,11 @@
 //! a spinning disk. Control actors call it on their own thread; nothing on the request path calls it.
 
 mod backup;
+pub mod behind;
 mod export;
 pub mod mapped;
 mod open;
+pub mod tagged;
 mod tally;
 
 use std::io;
@@ -35,7 +37,7 @@ pub enum Tree {
     Ripples,
     /// Events and audit.
     History,
-    /// Reserved for the Session List.
+    /// The Session List, and sessions' data.
     Sessions,
 }
 
@@ -123,6 +125,11 @@ impl Change {
         }
     }
 
+    /// Writes the record as these bytes: for those that are many. Such a one is read as bytes alone.
+    pub fn bytes(tree: Tree, key: impl Into<String>, value: Vec<u8>) -> Self {
+        Self { tree, key: key.into(), value: Some(value) }
+    }
+
     /// Removes the record, if there is one.
     pub fn remove(tree: Tree, key: impl Into<String>) -> Self {
         Self { tree, key: key.into(), value: None }
@@ -188,6 +195,24 @@ impl Store {
     pub fn keys(&self, tree: Tree, prefix: &str) -> Result<Vec<String>, StoreError> {
         let skip = tree.as_str().len() + 1;
         Ok(self.raw(&full_key(tree, prefix))?.into_iter().map(|(key, _)| key[skip..].to_owned()).collect())
+    }
+
+    /// Reads one record that was written as bytes.
+    pub fn get_bytes(&self, tree: Tree, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        guarded(|| Ok(self.shared.records.get(full_key(tree, key))?.map(|value| value.to_vec())))
+    }
+
+    /// Shows every record whose key starts with `prefix`, by key, one after the other: they may be a million.
+    pub fn each(&self, tree: Tree, prefix: &str, mut take: impl FnMut(&str, &[u8])) -> Result<(), StoreError> {
+        let skip = tree.as_str().len() + 1;
+        guarded(|| {
+            for record in self.shared.records.scan_prefix(full_key(tree, prefix)) {
+                let (key, value) = record?;
+                let key = std::str::from_utf8(&key).map_err(|_| StoreError::Failed("a key is not text".into()))?;
+                take(&key[skip..], &value);
+            }
+            Ok(())
+        })
     }
 
     fn raw(&self, prefix: &str) -> Result<Vec<(String, sled::IVec)>, StoreError> {

@@ -30,6 +30,9 @@
 //! | `GET components` | `?stale=true` | 200 `Page<ComponentSummary>` |
 //! | `GET components/{c}` | | 200 `ComponentView` |
 //! | `POST components/scan` | | 200 `ScanView` |
+//! | `GET sessions` | `?program=&server=&version=&sort=age\|seen` | 200 `Page<SessionView>`, newest first |
+//! | `GET sessions/{p}/{id}` | | 200 `SessionView`, with its data's size |
+//! | `DELETE sessions/{p}/{id}` | | 204; its cookie begins nothing any more |
 //! | `GET events` | | 200 `Page<EventView>` |
 
 mod component;
@@ -38,6 +41,7 @@ mod program;
 mod receipt;
 mod ripple;
 mod route;
+mod session;
 
 pub use component::{
     ComponentSummary, ComponentUse, ComponentView, EvidenceView, ProgramComponent, ScanView, ScannedServer, StaleUse,
@@ -54,6 +58,7 @@ pub use ripple::{
     RippleOptions, RippleState, RippleView, SkippedStep, StepState, StepTimes, StepView, UpgradeRequest, WaitingFor,
 };
 pub use route::{Candidate, RouteTest};
+pub use session::{SessionDataView, SessionView};
 
 pub use super::role::Role;
 
@@ -83,6 +88,8 @@ pub mod path {
     /// A name that is a path has its slashes escaped.
     pub const COMPONENT: &str = "/api/v1/components/{component}";
     pub const ROUTE_TEST: &str = "/api/v1/routes/test";
+    pub const SESSIONS: &str = "/api/v1/sessions";
+    pub const SESSION: &str = "/api/v1/sessions/{program}/{id}";
     pub const EVENTS: &str = "/api/v1/events";
 }
 

@@ -15,8 +15,12 @@ use crate::domain::placement::{Command, Refusal};
 use crate::domain::program::Manifest;
 use crate::domain::ripple::hooks::{HookEnd, HookOrder};
 use crate::domain::server_list::Report;
+use crate::domain::session::SessionId;
 pub use crate::wire::components::ToldComponents;
 pub use crate::wire::role::Role as NodeRole;
+pub use crate::wire::sessions::{
+    EndedSession, ServerAt, SessionsHere, SessionsTaken, TakeSession, TakenSession, ToldSessions,
+};
 
 /// What management tells a server; the answer to each is beside it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -45,6 +49,8 @@ pub enum ToServer {
         #[serde(default)]
         scan: bool,
     },
+    /// A person ends this session. → [`EndedSession`]
+    EndSession { program: ProgramName, id: SessionId },
 }
 
 /// One version's counters on a server; they only rise, save that latencies begin anew with the server's process.
@@ -110,6 +116,14 @@ pub enum ToManagement {
     Upgraded { report: Report },
     /// An operation ended otherwise, or an instance failed. → `{}`
     Failed { report: Report },
+    /// What happened to sessions, at most a second ago. → [`SessionsTaken`]
+    Sessions(Box<ToldSessions>),
+    /// A session moves here (protocol P16). → [`TakenSession`]
+    TakeSession(Box<TakeSession>),
+    /// "Which sessions were at home here?", by a server whose list is gone. → [`SessionsHere`]
+    SessionsHere { after: Option<(ProgramName, SessionId)> },
+    /// Where other servers are asked for data of sessions that were there. → `Vec<`[`ServerAt`]`>`
+    Servers {},
 }
 
 /// A node of a role makes itself known.

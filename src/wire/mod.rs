@@ -8,3 +8,4 @@ pub mod messages;
 pub mod page;
 pub mod problem;
 pub mod role;
+pub mod sessions;

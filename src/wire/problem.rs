@@ -60,6 +60,10 @@ codes! {
     UnknownRipple      "unknown_ripple"       404 2 "There is no such ripple";
     UnknownNode        "unknown_node"         404 2 "There is no such node";
     UnknownComponent   "unknown_component"    404 2 "There is no such component";
+    UnknownSession     "unknown_session"      404 2 "There is no such session";
+    SessionEnded       "session_ended"        404 1 "The session has ended";
+    NoSessionData      "no_session_data"      404 1 "The session has no data";
+    StaleData          "stale_data"           412 5 "The data has changed since";
     UnknownRelease     "unknown_release"      404 2 "There is no such release";
     NotFound           "not_found"            404 2 "There is nothing here";
     MethodNotAllowed   "method_not_allowed"   405 2 "This cannot be done to that";

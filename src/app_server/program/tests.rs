@@ -179,6 +179,7 @@ impl Stage {
             clock: Clock::begin(),
             outbox: Some(Recorder(hints.clone()).start().recipient()),
             nudge: watch::channel(()).0,
+            sessions: Arc::new(crate::app_server::session_lists::SessionLists::new(100)),
         };
         Self { _dir: dir, hints, shared: Rc::new(shared), puppet }
     }

@@ -9,13 +9,17 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::Server;
+use crate::app_server::keeping::Lists;
 use crate::app_server::program::{Heard, Obey, Program, Stop, Tell};
 use crate::app_server::records;
 use crate::domain::names::{ProgramName, Release, Sha256, Term};
 use crate::domain::placement::{Command, Refusal};
 use crate::domain::server_list::Report;
+use crate::domain::session_list::End;
 use crate::programs::{logs, output};
-use crate::wire::messages::{Heartbeat, HeldManifest, Lines, Load, NodeRole, Obeyed, Renewals, Sealed, ToServer};
+use crate::wire::messages::{
+    EndedSession, Heartbeat, HeldManifest, Lines, Load, NodeRole, Obeyed, Renewals, Sealed, ToServer,
+};
 use crate::wire::problem::{Code, Problem};
 
 /// Active requests that one answer shows, the oldest.
@@ -64,6 +68,10 @@ impl Handler<Ask> for Server {
                 Ok(()) => self.logs(&program, lines, reply, ctx),
                 Err(problem) => answer(reply, Err(problem)),
             },
+            ToServer::EndSession { program, id } => {
+                let was_here = Lists::end(&*self.shared.sessions, &program, id, End::Ended);
+                answer(reply, json(EndedSession { was_here }));
+            }
             ToServer::Components { have, scan } => self.tell_components(have, scan, reply, ctx),
         }
     }

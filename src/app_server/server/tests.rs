@@ -11,6 +11,7 @@ use super::*;
 use crate::app_server::claims::Claims;
 use crate::app_server::ledger::Ledger;
 use crate::app_server::machine::Machine;
+use crate::app_server::session_lists::SessionLists;
 use crate::app_server::shared::Clock;
 use crate::app_server::{Bounds, Settings};
 use crate::domain::manifest;
@@ -63,7 +64,7 @@ impl Stage {
         let identity = Identity::begin(NodeName::new("s1").unwrap());
         let node = identity.name.clone();
         let ledger = Ledger::open(&dir.path().join("ledger"), node.clone(), 8, 64, "now").unwrap().ledger;
-        let around = Surroundings { binary: "neap".into(), node, data_dir: dir.path().to_owned() };
+        let around = Surroundings { binary: "neap".into(), node, data_dir: dir.path().to_owned(), sessions: None };
         let rooms = Rooms::open(dir.path().join("programs")).unwrap();
         let machine = Machine::new(around, Ports::new(1..=1), rooms, store.clone());
         let preparer = Preparer {
@@ -96,6 +97,7 @@ impl Stage {
             clock: Clock::begin(),
             outbox: None,
             nudge: watch::channel(()).0,
+            sessions: Arc::new(SessionLists::new(100)),
         };
         let server = Server::create(|ctx| {
             ctx.set_mailbox_capacity(mailbox);

@@ -5,6 +5,7 @@ mod nodes;
 mod programs;
 mod releases;
 mod ripples;
+mod sessions;
 
 use actix::{Addr, MailboxError};
 use actix_web::web::{self, Data, Query, ServiceConfig};
@@ -13,6 +14,9 @@ use serde::Deserialize;
 
 use super::control::Control;
 use super::list_actor::{ListActor, Look, With};
+use super::sessions::Sessions;
+use crate::domain::names::ProgramName;
+use crate::link::answer::payload_config;
 use crate::link::client::Client;
 use crate::link::identity::Identity;
 use crate::programs::shelf::Shelf;
@@ -20,6 +24,7 @@ use crate::wire::api::path;
 use crate::wire::envelope::MESSAGES_PATH;
 use crate::wire::page::Page;
 use crate::wire::problem::{Code, Problem};
+use crate::wire::sessions::{DATA_BYTES_MAX, DATA_PATH};
 
 /// Items of a list's page, unless asked otherwise.
 const PAGE: usize = 100;
@@ -35,6 +40,8 @@ pub struct Desk {
     pub release_limit: u64,
     /// Items of a list's page, at the most.
     pub page_limit: usize,
+    /// The master Session List.
+    pub sessions: Sessions,
 }
 
 pub type Answer = Result<HttpResponse, Problem>;
@@ -55,6 +62,16 @@ impl Desk {
     ) -> Result<R, Problem> {
         self.list.send(With::new(code)).await.map_err(gone)?
     }
+
+    /// Refuses a program that there is not.
+    pub async fn known(&self, program: &ProgramName) -> Result<(), Problem> {
+        let name = program.clone();
+        match self.look(move |control| control.leader.list.programs.contains_key(&name)).await? {
+            true => Ok(()),
+            false => Err(Problem::new(Code::UnknownProgram, format!("there is no program \"{program}\""))
+                .hint("`neap program ls` shows what there is")),
+        }
+    }
 }
 
 fn gone(_: MailboxError) -> Problem {
@@ -66,7 +83,7 @@ fn gone(_: MailboxError) -> Problem {
 pub struct Paging {
     cursor: Option<String>,
     limit: Option<usize>,
-    pub program: Option<crate::domain::names::ProgramName>,
+    pub program: Option<ProgramName>,
 }
 
 impl Paging {
@@ -124,6 +141,16 @@ pub fn routes(config: &mut ServiceConfig) {
         .route(path::COMPONENTS, web::get().to(components::list))
         .route(path::COMPONENT_SCAN, web::post().to(components::scan))
         .route(path::COMPONENT, web::get().to(components::show))
+        .route(path::SESSIONS, web::get().to(sessions::list))
+        .route(path::SESSION, web::get().to(sessions::show))
+        .route(path::SESSION, web::delete().to(sessions::end))
+        .service(
+            web::resource(DATA_PATH)
+                .app_data(payload_config(DATA_BYTES_MAX))
+                .route(web::get().to(sessions::data))
+                .route(web::put().to(sessions::put_data))
+                .route(web::delete().to(sessions::delete_data)),
+        )
         .route(path::ROUTE_TEST, web::get().to(nodes::route_test))
         .route(path::PROGRAMS, web::get().to(programs::list))
         .route(path::PROGRAM, web::get().to(programs::show))

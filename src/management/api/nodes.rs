@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Answer, Desk, Paging, gone, name};
+use super::{Answer, Desk, Paging, gone, name, sessions};
 use crate::domain::names::{NodeName, ServerName};
 use crate::management::control::Control;
 use crate::management::nodes::FromNode;
@@ -18,7 +18,10 @@ use crate::wire::messages::{NodeRole, RouteExplained, ToManagement, ToRouter, To
 use crate::wire::problem::{Code, Problem};
 
 pub async fn message(desk: Data<Desk>, body: Bytes) -> Answer {
-    let envelope = Envelope::<ToManagement>::parse(&body)?;
+    let envelope = match sessions::message(&desk, Envelope::<ToManagement>::parse(&body)?) {
+        Ok(answered) => return Ok(answered),
+        Err(other) => other,
+    };
     Ok(HttpResponse::Ok().json(desk.list.send(FromNode(envelope)).await.map_err(gone)??))
 }
 

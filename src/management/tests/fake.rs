@@ -22,7 +22,8 @@ use crate::link::identity::Identity;
 use crate::wire::components::{digest, digest_of};
 use crate::wire::envelope::{Envelope, MESSAGES_PATH};
 use crate::wire::messages::{
-    Heartbeat, HookTold, Load, NodeRole, Obeyed, Prepared, Registration, Sealed, ToManagement, ToServer, ToldComponents,
+    EndedSession, Heartbeat, HookTold, Load, NodeRole, Obeyed, Prepared, Registration, Sealed, ToManagement, ToServer,
+    ToldComponents,
 };
 
 pub fn name(given: &str) -> NodeName {
@@ -200,6 +201,7 @@ impl Inside {
             ToServer::Hook { .. } => serde_json::to_value(HookTold { end: None }),
             ToServer::Requests { .. } | ToServer::Logs { .. } | ToServer::Measure { .. } => Ok(serde_json::json!([])),
             ToServer::Components { have, .. } => serde_json::to_value(self.tell_components(&have)),
+            ToServer::EndSession { .. } => serde_json::to_value(EndedSession::default()),
         }
         .unwrap()
     }

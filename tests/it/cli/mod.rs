@@ -4,6 +4,7 @@ mod canned;
 mod lists;
 mod management;
 mod releases;
+mod sessions;
 mod upgrades;
 
 use std::process::{Command, Output, Stdio};

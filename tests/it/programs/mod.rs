@@ -45,7 +45,7 @@ impl Ground {
         fs::create_dir(data_dir.join("room")).unwrap();
         let text = format!("name = 'shop'\nversion = '1.0'\nroutes = ['*/']\n{kind}");
         let manifest = manifest::parse("program.toml", &text).unwrap();
-        let around = Surroundings { binary: NEAP.into(), node: NodeName::new("s1").unwrap(), data_dir };
+        let around = Surroundings { binary: NEAP.into(), node: NodeName::new("s1").unwrap(), data_dir, sessions: None };
         Self { dir, around, ports: Ports::new(port_range()), manifest }
     }
 

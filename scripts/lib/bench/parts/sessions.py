@@ -1,0 +1,58 @@
+"""a million sessions in one list: memory, a request, a page, expiry, restart
+
+Runs examples/session_list.rs in release: the list that servers and management have, and the store that it begins again from.
+What a program keeps in its sessions is not counted.
+
+--check ends with 1 if one of them is above its goal.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+
+import results
+import rig
+
+SESSIONS, QUICK = 1_000_000, 100_000
+# Of a million; what has no goal is told.
+GOALS = {
+    "bytes_per_session": (300, " B", "memory of a session, beside its data"),
+    "arrive_ns": (1_000, " ns", "a request of a session in the list: found, heard of, finished"),
+    "page_age_ms": (100, " ms", "first page, by age"),
+    "page_seen_ms": (100, " ms", "first page, by last request"),
+    "expire_some_ms": (100, " ms", "a look for idle sessions of which a hundredth is"),
+    "expire_none_ms": (1, " ms", "a look for idle sessions of which none is"),
+    "changes_ms": (10, " ms", "taking a batch of 2,000 changes"),
+    "restore_ms": (10_000, " ms", "begun again from an open store"),
+}
+
+
+def options(parser):
+    parser.add_argument("--check", action="store_true", help="end with 1 if a goal does not hold")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK:,} sessions: whether it works, no figures")
+    parser.add_argument("--json", metavar="FILE", help="write [{name, value, goal, holds, detail}] to this file")
+    parser.add_argument("--debug", action="store_true", help="of the debug build, which is there already: no figures either")
+
+
+def run(args):
+    program = build("dev" if args.debug else "release")
+    count = QUICK if args.quick else SESSIONS
+    ran = subprocess.run([program, str(count)], capture_output=True, text=True)
+    if ran.returncode != 0:
+        raise rig.Trouble(f"{program} ended with {ran.returncode}: {ran.stderr.strip()}")
+    told = json.loads(ran.stdout)
+    found = [results.Result(name, told[name], goal, unit=unit, detail=what) for name, (goal, unit, what) in GOALS.items()]
+    print(results.table(found))
+    print(f"\n{told['sessions']:,} sessions written in {told['save_ms']:,} ms; their store opens in {told['open_ms']:,} ms")
+    if args.json:
+        results.write(args.json, found)
+    return 1 if args.check and not all(result.holds for result in found) else 0
+
+
+def build(profile):
+    command = ["cargo", "build", "--locked", "--profile", profile, "--example", "session_list"]
+    if subprocess.run(command, cwd=rig.ROOT).returncode != 0:
+        raise rig.Trouble("examples/session_list.rs does not build")
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", rig.ROOT / "target"))
+    return target / ("debug" if profile == "dev" else profile) / "examples" / "session_list"

@@ -1,0 +1,192 @@
+//! Owns the tests of what is kept of sessions without management: restarts, data at this server alone, who may ask.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use super::data::{Loaded, SessionData, Written};
+use super::disk::Disk;
+use super::teller::{Links, Teller};
+use super::*;
+use crate::domain::session_list::{Bounds, SessionList};
+use crate::link::client::{Client, Settings};
+use crate::link::identity::Identity;
+use crate::wire::sessions::Condition;
+
+/// One program's list.
+struct Shop(Mutex<SessionList>);
+
+impl Shop {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(SessionList::new(Bounds { idle: 60_000, sessions: 1_000 }))))
+    }
+
+    fn begin(&self, id: u128) {
+        let mut list = self.0.lock().unwrap();
+        assert!(list.begin(SessionId(id), &place(), now()));
+        list.finish(SessionId(id), now());
+    }
+
+    fn ids(&self) -> Vec<u128> {
+        let mut ids: Vec<u128> = self.0.lock().unwrap().all().map(|session| session.id.0).collect();
+        ids.sort_unstable();
+        ids
+    }
+}
+
+impl Lists for Shop {
+    fn programs(&self) -> Vec<ProgramName> {
+        vec![shop()]
+    }
+
+    fn idle(&self, _: &ProgramName) -> WallMillis {
+        60_000
+    }
+
+    fn place(&self, _: &ProgramName) -> Option<Place> {
+        Some(place())
+    }
+
+    fn take_changes(&self, _: &ProgramName, most: usize) -> Vec<Change> {
+        self.0.lock().unwrap().take_changes(most)
+    }
+
+    fn expire(&self, _: &ProgramName, now: WallMillis) {
+        self.0.lock().unwrap().expire(now, 100);
+    }
+
+    fn change_all(&self, _: &ProgramName) {
+        self.0.lock().unwrap().change_all();
+    }
+
+    fn restore(&self, _: &ProgramName, session: &Session) {
+        self.0.lock().unwrap().restore(session);
+    }
+
+    fn contains(&self, _: &ProgramName, id: SessionId) -> bool {
+        self.0.lock().unwrap().contains(id)
+    }
+
+    fn knows(&self, program: &ProgramName, id: SessionId) -> bool {
+        self.contains(program, id)
+    }
+
+    fn end(&self, _: &ProgramName, id: SessionId, how: End) -> bool {
+        self.0.lock().unwrap().end(id, how, now())
+    }
+}
+
+fn shop() -> ProgramName {
+    ProgramName::new("shop").unwrap()
+}
+
+fn place() -> Place {
+    Place { server: "s1".parse().unwrap(), version: "1".parse().unwrap() }
+}
+
+fn links() -> Links {
+    let identity = Identity::begin("s1".parse().unwrap());
+    Links { identity, client: Client::new(Settings::default(), None), management: Vec::new() }
+}
+
+/// A run of a server over this directory.
+struct Run {
+    lists: Arc<Shop>,
+    disk: Disk,
+    data: SessionData,
+    teller: Teller,
+}
+
+impl Run {
+    fn begin(dir: &std::path::Path) -> Self {
+        let lists = Shop::new();
+        let (disk, is_new) = Disk::open(dir).unwrap();
+        disk.restore(lists.as_ref()).unwrap();
+        let (data, _) = SessionData::begin(links(), lists.clone(), disk.clone());
+        let teller = Teller::new(links(), lists.clone(), disk.clone(), data.clone(), is_new);
+        Self { lists, disk, data, teller }
+    }
+
+    async fn put(&self, id: u128, condition: Condition, data: &'static str) -> Written {
+        self.data.write(&shop(), SessionId(id), condition, Some(Bytes::from(data))).await.unwrap()
+    }
+
+    async fn load(&self, id: u128) -> Option<Loaded> {
+        self.data.load(&shop(), SessionId(id)).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn sessions_begin_again_from_disk_and_those_that_ended_do_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut run = Run::begin(dir.path());
+    (1..=3).for_each(|id| run.lists.begin(id));
+    run.teller.round().await;
+    run.lists.end(&shop(), SessionId(2), End::Cleared);
+    run.teller.round().await;
+    drop(run);
+    assert_eq!(Run::begin(dir.path()).lists.ids(), [1, 3]);
+}
+
+#[tokio::test]
+async fn without_management_data_is_here_alone_and_says_so_and_of_two_writers_one_wins() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut run = Run::begin(dir.path());
+    run.lists.begin(1);
+    assert_eq!(run.load(1).await, None);
+    let Written::Is { tag, only_here: true } = run.put(1, Condition::IsNew, "one").await else { panic!() };
+    assert_eq!(run.put(1, Condition::IsNew, "other").await, Written::Stale(Some(tag)));
+    let Written::Is { tag: second, .. } = run.put(1, Condition::Is(vec![tag]), "two").await else { panic!() };
+    assert!(second > tag);
+    assert_eq!(run.put(1, Condition::Is(vec![tag]), "three").await, Written::Stale(Some(second)));
+    run.teller.round().await;
+    drop(run);
+    let run = Run::begin(dir.path());
+    assert_eq!(run.load(1).await, Some(Loaded { tag: second, data: b"two".to_vec(), only_here: true }));
+    assert_eq!(run.disk.away().unwrap(), [(shop(), SessionId(1))], "management is to be given it");
+}
+
+#[tokio::test]
+async fn data_ends_with_its_session_but_waits_for_one_that_goes_on_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut run = Run::begin(dir.path());
+    for id in [1, 2] {
+        run.lists.begin(id);
+        run.put(id, Condition::Always, "cart").await;
+    }
+    run.lists.end(&shop(), SessionId(1), End::Cleared);
+    run.lists.end(&shop(), SessionId(2), End::Migrated);
+    run.teller.round().await;
+    drop(run);
+    let run = Run::begin(dir.path());
+    assert_eq!(run.data.local(&shop(), SessionId(1)).unwrap(), None);
+    assert!(run.data.local(&shop(), SessionId(2)).unwrap().is_some());
+}
+
+#[tokio::test]
+async fn data_that_may_be_elsewhere_is_not_made_up_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = Run::begin(dir.path());
+    run.lists.begin(1);
+    run.data.came(&shop(), SessionId(1), Some(&"s2".parse().unwrap()));
+    let problem = run.data.load(&shop(), SessionId(1)).await.unwrap_err();
+    assert!(problem.status == 503 && problem.detail.contains("may be on s2"), "{problem:?}");
+    let written = run.data.write(&shop(), SessionId(1), Condition::IsNew, Some(Bytes::from("new"))).await;
+    assert_eq!(written.unwrap_err().status, 503);
+}
+
+#[tokio::test]
+async fn the_key_of_tokens_and_the_port_outlive_a_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (key, port) = {
+        let (disk, is_new) = Disk::open(dir.path()).unwrap();
+        assert!(is_new);
+        disk.mark().unwrap();
+        disk.save_port(7_007).unwrap();
+        disk.tokens().unwrap()
+    };
+    assert_eq!(port, None);
+    let (disk, is_new) = Disk::open(dir.path()).unwrap();
+    assert!(!is_new);
+    assert_eq!(disk.tokens().unwrap(), (key, Some(7_007)));
+}

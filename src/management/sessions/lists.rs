@@ -1,0 +1,264 @@
+//! Owns the lists themselves and what of them is not on disk yet: pure bookkeeping around the domain's lists. Must not know
+//! threads, or what a message looks like on its way.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::domain::names::{ProgramName, RunId, ServerName};
+use crate::domain::session::{AsItself, Place, SessionId, WallMillis};
+use crate::domain::session_list::{Bounds, Change, End, Session, SessionList};
+use crate::store::{self, Store, StoreError, Tree};
+use crate::wire::problem::{Code, Problem};
+use crate::wire::sessions::{
+    BATCH_MAX, ProgramSessions, SessionsHere, SessionsTaken, TakeSession, TakenSession, ToldSessions,
+};
+
+const LIST: &str = "list/";
+const IDLE: &str = "idle/";
+/// Records that one write holds.
+const WRITE_MAX: usize = 20_000;
+/// Sessions looked at for being idle, each time.
+const EXPIRE_MAX: usize = 50_000;
+/// Programs with sessions.
+const PROGRAMS_MAX: usize = 10_000;
+/// A server ends what is idle; here it ends this much later, for servers that are gone.
+const IDLE_SLACK: WallMillis = 60_000;
+
+type Ids = HashSet<SessionId, AsItself>;
+
+/// All programs' lists.
+pub struct Lists {
+    programs: BTreeMap<ProgramName, Listed>,
+    bounds: Bounds,
+    /// Servers of whose present run all is heard.
+    heard: HashMap<ServerName, RunId>,
+    /// Servers that are telling all, and what each has named so far.
+    telling: HashMap<ServerName, Telling>,
+}
+
+struct Listed {
+    list: SessionList,
+    /// Not on disk as they are.
+    changed: Ids,
+    /// What servers said: `None`, it is as it was on disk.
+    idle: Option<WallMillis>,
+}
+
+struct Telling {
+    run: RunId,
+    named: HashSet<(ProgramName, SessionId)>,
+}
+
+pub fn data_key(program: &ProgramName, id: SessionId) -> String {
+    format!("data/{program}/{id}")
+}
+
+fn list_key(program: &ProgramName, id: SessionId) -> String {
+    format!("{LIST}{program}/{id}")
+}
+
+impl Lists {
+    pub fn load(store: &Store, bounds: Bounds) -> Result<Self, StoreError> {
+        let (heard, telling) = Default::default();
+        let mut lists = Self { programs: BTreeMap::new(), bounds, heard, telling };
+        for (key, idle) in store.scan::<WallMillis>(Tree::Sessions, IDLE)? {
+            if let Ok(program) = key[IDLE.len()..].parse() {
+                lists.listed(&program).list.set_bounds(Bounds { idle, ..bounds });
+            }
+        }
+        let mut unreadable = 0_u64;
+        store.each(Tree::Sessions, LIST, |key, value| {
+            let named = key[LIST.len()..].split_once('/');
+            let named = named.and_then(|(program, id)| Some((program.parse().ok()?, id.parse().ok()?)));
+            match named.and_then(|(program, id)| Some((program, Session::unpack(id, value)?))) {
+                Some((program, session)) => drop(lists.listed(&program).list.restore(&session)),
+                None => unreadable += 1,
+            }
+        })?;
+        if unreadable > 0 {
+            tracing::warn!(unreadable, "sessions' records cannot be read: their servers tell of them again");
+        }
+        Ok(lists)
+    }
+
+    fn listed(&mut self, program: &ProgramName) -> &mut Listed {
+        let bounds = self.bounds;
+        self.programs.entry(program.clone()).or_insert_with(|| Listed {
+            list: SessionList::new(bounds),
+            changed: Ids::default(),
+            idle: None,
+        })
+    }
+
+    pub fn list(&self, program: &ProgramName) -> Option<&SessionList> {
+        self.programs.get(program).map(|listed| &listed.list)
+    }
+
+    pub fn told(&mut self, server: &ServerName, run: &RunId, told: ToldSessions) -> SessionsTaken {
+        if told.begins {
+            self.heard.remove(server);
+            self.telling.insert(server.clone(), Telling { run: run.clone(), named: HashSet::new() });
+        }
+        let tells_all = self.telling.get(server).is_some_and(|telling| telling.run == *run);
+        if !tells_all && self.heard.get(server) != Some(run) {
+            return SessionsTaken { tell_all: true };
+        }
+        for told in told.programs {
+            self.take_in(server, tells_all, told);
+        }
+        if told.ends
+            && tells_all
+            && let Some(telling) = self.telling.remove(server)
+        {
+            self.forget_unnamed(server, &telling);
+            self.heard.insert(server.clone(), run.clone());
+        }
+        SessionsTaken::default()
+    }
+
+    fn take_in(&mut self, server: &ServerName, tells_all: bool, told: ProgramSessions) {
+        let ProgramSessions { program, idle_ms, changes } = told;
+        if !self.programs.contains_key(&program) && self.programs.len() >= PROGRAMS_MAX {
+            return;
+        }
+        let bounds = Bounds { idle: idle_ms.saturating_add(IDLE_SLACK), ..self.bounds };
+        let listed = self.listed(&program);
+        if listed.list.bounds() != bounds {
+            listed.list.set_bounds(bounds);
+            listed.idle = Some(bounds.idle);
+        }
+        for change in &changes {
+            listed.list.apply(change);
+            listed.changed.insert(id_of(change));
+        }
+        if tells_all && let Some(telling) = self.telling.get_mut(server) {
+            telling.named.extend(changes.iter().map(|change| (program.clone(), id_of(change))));
+        }
+    }
+
+    /// What a server does not name, when it tells all, has left it while nobody listened.
+    fn forget_unnamed(&mut self, server: &ServerName, telling: &Telling) {
+        for (program, listed) in &mut self.programs {
+            let here = listed.list.all().filter(|session| session.place.server == *server);
+            let gone = here.filter(|session| !telling.named.contains(&(program.clone(), session.id)));
+            let gone: Vec<Session> = gone.collect();
+            for session in gone {
+                // Not ended: it may be at home elsewhere, whose word on it comes.
+                listed.list.end(session.id, End::Migrated, session.seen);
+                listed.changed.insert(session.id);
+            }
+        }
+    }
+
+    pub fn take(&mut self, take: &TakeSession) -> Result<TakenSession, Problem> {
+        let TakeSession { program, id, from, to, at } = take;
+        let listed = self.listed(program);
+        if listed.list.has_ended(*id) {
+            return Err(Problem::new(Code::SessionEnded, format!("session {id} of {program} has ended")));
+        }
+        let home = listed.list.take(*id, from, to, *at).err();
+        listed.changed.insert(*id);
+        if let Some(telling) = self.telling.get_mut(&to.server) {
+            telling.named.insert((program.clone(), *id));
+        }
+        Ok(TakenSession { home })
+    }
+
+    pub fn here(&self, server: &ServerName, after: Option<&(ProgramName, SessionId)>) -> SessionsHere {
+        let mut here = SessionsHere::default();
+        for (program, listed) in &self.programs {
+            if after.is_some_and(|(last, _)| program < last) {
+                continue;
+            }
+            let first = after.filter(|(last, _)| last == program).map(|(_, id)| *id);
+            let mut sessions: Vec<Session> = listed
+                .list
+                .all()
+                .filter(|session| session.place.server == *server && first.is_none_or(|first| session.id > first))
+                .collect();
+            sessions.sort_by_key(|session| session.id);
+            let more = sessions.len() > BATCH_MAX;
+            sessions.truncate(BATCH_MAX);
+            let next = sessions.last().filter(|_| more).map(|session| (program.clone(), session.id));
+            if !sessions.is_empty() {
+                let idle_ms = listed.list.bounds().idle.saturating_sub(IDLE_SLACK);
+                let changes = sessions.into_iter().map(Change::Is).collect();
+                here.programs.push(ProgramSessions { program: program.clone(), idle_ms, changes });
+            }
+            let later = || self.programs.range(program.clone()..).nth(1).map(|(next, _)| (next.clone(), SessionId(0)));
+            if more || here.programs.len() == 1 {
+                here.next = next.or_else(later);
+                return here;
+            }
+        }
+        here
+    }
+
+    pub fn end(&mut self, program: &ProgramName, id: SessionId, how: End, now: WallMillis) {
+        let listed = self.listed(program);
+        listed.list.end(id, how, now);
+        listed.changed.insert(id);
+    }
+
+    /// Data is written for it: it is listed, at that place if nothing else is known. `false`: it has ended.
+    pub fn has_data(&mut self, program: &ProgramName, id: SessionId, place: &Place, now: WallMillis) -> bool {
+        let listed = self.listed(program);
+        if listed.list.has_ended(id) {
+            return false;
+        }
+        if !listed.list.contains(id) && listed.list.take(id, place, place, now).is_ok() {
+            listed.changed.insert(id);
+        }
+        listed.list.contains(id)
+    }
+
+    /// Has its records written again as they are to be.
+    pub fn look_again(&mut self, program: &ProgramName, id: SessionId) {
+        if let Some(listed) = self.programs.get_mut(program).filter(|listed| !listed.list.contains(id)) {
+            listed.changed.insert(id);
+        }
+    }
+
+    pub fn counts(&self) -> Vec<(ProgramName, ServerName, usize)> {
+        let mut counts = BTreeMap::new();
+        for (program, listed) in &self.programs {
+            for (place, count) in listed.list.places() {
+                *counts.entry((program.clone(), place.server.clone())).or_insert(0) += count;
+            }
+        }
+        counts.into_iter().map(|((program, server), count)| (program, server, count)).collect()
+    }
+
+    /// Ends what is idle, and says what has to be written: at most so much at a time, the rest the next time.
+    pub fn due(&mut self, now: WallMillis) -> Vec<store::Change> {
+        let mut changes = Vec::new();
+        for (program, listed) in &mut self.programs {
+            listed.list.expire(now, EXPIRE_MAX);
+            listed.changed.extend(listed.list.take_changes(usize::MAX).iter().map(id_of));
+            if let Some(idle) = listed.idle.take() {
+                changes.extend(store::Change::put(Tree::Sessions, format!("{IDLE}{program}"), &idle));
+            }
+            let room = WRITE_MAX.saturating_sub(changes.len());
+            let ids: Vec<SessionId> = listed.changed.iter().take(room).copied().collect();
+            for id in ids {
+                listed.changed.remove(&id);
+                match listed.list.get(id) {
+                    Some(session) => {
+                        changes.push(store::Change::bytes(Tree::Sessions, list_key(program, id), session.pack()));
+                    }
+                    None => {
+                        changes.push(store::Change::remove(Tree::Sessions, list_key(program, id)));
+                        changes.push(store::Change::remove(Tree::Sessions, data_key(program, id)));
+                    }
+                }
+            }
+        }
+        changes
+    }
+}
+
+fn id_of(change: &Change) -> SessionId {
+    match change {
+        Change::Is(session) => session.id,
+        Change::Gone { id, .. } => *id,
+    }
+}

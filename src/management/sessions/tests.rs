@@ -1,0 +1,159 @@
+//! Owns the tests of the master list: told, told all, taken, restarted, ended.
+
+use super::*;
+use crate::domain::names::Version;
+use crate::domain::session_list::{Change, Sort};
+use crate::wire::sessions::ProgramSessions;
+
+const IDLE: WallMillis = 30 * 60_000;
+
+fn shop() -> ProgramName {
+    ProgramName::new("shop").unwrap()
+}
+
+fn server(name: &str) -> ServerName {
+    ServerName::new(name).unwrap()
+}
+
+fn place(name: &str) -> Place {
+    Place { server: server(name), version: Version::new("1").unwrap() }
+}
+
+fn session(id: u128, at: &str, seen: WallMillis) -> Session {
+    Session { id: SessionId(id), place: place(at), begun: now() - 1_000, seen, active: 0 }
+}
+
+fn told(begins: bool, ends: bool, changes: Vec<Change>) -> ToldSessions {
+    ToldSessions { begins, ends, programs: vec![ProgramSessions { program: shop(), idle_ms: IDLE, changes }] }
+}
+
+fn is(ids: &[u128], at: &str) -> Vec<Change> {
+    ids.iter().map(|id| Change::Is(session(*id, at, now()))).collect()
+}
+
+struct Master {
+    dir: tempfile::TempDir,
+    sessions: Option<Sessions>,
+}
+
+impl Master {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let sessions = Some(Sessions::open(dir.path(), 1_000).unwrap());
+        Self { dir, sessions }
+    }
+
+    fn it(&self) -> &Sessions {
+        self.sessions.as_ref().unwrap()
+    }
+
+    /// Ended in order and begun again from its disk.
+    fn again(&mut self) {
+        self.sessions = None;
+        self.sessions = Some(Sessions::open(self.dir.path(), 1_000).unwrap());
+    }
+
+    fn tell(&self, at: &str, run: &str, told: ToldSessions) -> bool {
+        self.it().told(&server(at), &run.parse().unwrap(), told).tell_all
+    }
+
+    fn ids(&self) -> Vec<u128> {
+        let query = Query { server: None, version: None, sort: Sort::Age, after: None, limit: 100 };
+        let page = self.it().page(&shop(), &query).unwrap_or_default();
+        let mut ids: Vec<u128> = page.iter().map(|session| session.id.0).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    fn home(&self, id: u128) -> Option<ServerName> {
+        self.it().get(&shop(), SessionId(id)).map(|session| session.place.server)
+    }
+}
+
+const RUN: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+const RUN_2: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAW";
+
+#[test]
+fn a_server_tells_all_first_and_then_what_changed() {
+    let master = Master::new();
+    assert!(master.tell("a", RUN, told(false, false, is(&[1], "a"))), "it is to tell all");
+    assert_eq!(master.ids(), []);
+    assert!(!master.tell("a", RUN, told(true, false, is(&[1, 2], "a"))));
+    assert!(!master.tell("a", RUN, told(false, true, is(&[3], "a"))));
+    let gone = Change::Gone { id: SessionId(2), place: place("a"), how: End::Cleared, at: now() };
+    assert!(!master.tell("a", RUN, told(false, false, vec![gone])));
+    assert_eq!(master.ids(), [1, 3]);
+    assert!(master.tell("a", RUN_2, told(false, false, is(&[9], "a"))), "another run is to tell all");
+    assert_eq!(master.it().counts(), [(shop(), server("a"), 2)]);
+}
+
+#[test]
+fn what_a_server_does_not_name_when_it_tells_all_has_left_it_but_not_what_it_took_meanwhile() {
+    let master = Master::new();
+    master.tell("a", RUN, told(true, true, is(&[1, 2, 3], "a")));
+    master.tell("b", RUN, told(true, true, is(&[7, 8], "b")));
+    master.tell("a", RUN_2, told(true, false, is(&[1], "a")));
+    let take = TakeSession { program: shop(), id: SessionId(7), from: place("b"), to: place("a"), at: now() };
+    assert_eq!(master.it().take(&take).unwrap().home, None);
+    master.tell("a", RUN_2, told(false, true, Vec::new()));
+    assert_eq!(master.ids(), [1, 7, 8]);
+}
+
+#[test]
+fn of_two_servers_to_which_a_session_moves_one_takes_it() {
+    let master = Master::new();
+    master.tell("a", RUN, told(true, true, is(&[1], "a")));
+    let take = |to| TakeSession { program: shop(), id: SessionId(1), from: place("a"), to: place(to), at: now() };
+    assert_eq!(master.it().take(&take("b")).unwrap().home, None);
+    assert_eq!(master.it().take(&take("c")).unwrap().home, Some(place("b")));
+    assert_eq!(master.it().take(&take("b")).unwrap().home, None, "asked again");
+    // What the old home says of it later counts for nothing.
+    let gone = Change::Gone { id: SessionId(1), place: place("a"), how: End::Idle, at: now() };
+    master.tell("a", RUN, told(false, false, vec![gone]));
+    assert_eq!(master.home(1), Some(server("b")));
+    master.it().end(&shop(), SessionId(1));
+    assert_eq!(master.it().take(&take("c")).unwrap_err().code, Code::SessionEnded);
+}
+
+#[tokio::test]
+async fn the_list_and_its_data_are_there_after_a_restart_and_data_ends_with_its_session() {
+    let mut master = Master::new();
+    master.tell("a", RUN, told(true, true, is(&[1, 2], "a")));
+    let put = |sessions: Sessions, id, condition, data: &'static str| async move {
+        sessions.write_data(&shop(), SessionId(id), &place("a"), condition, What::Data(data.into())).await
+    };
+    let Ok(Outcome::Is(tag)) = put(master.it().clone(), 1, Condition::IsNew, "one").await else { panic!() };
+    // Of a session that no batch has told of yet.
+    assert!(matches!(put(master.it().clone(), 5, Condition::IsNew, "five").await, Ok(Outcome::Is(_))));
+    master.again();
+    assert_eq!(master.ids(), [1, 2, 5]);
+    assert_eq!(master.it().data(&shop(), SessionId(1)).unwrap(), Some((tag, b"one".to_vec())));
+    assert_eq!(put(master.it().clone(), 1, Condition::IsNew, "other").await.unwrap(), Outcome::Stale(Some(tag)));
+    master.it().end(&shop(), SessionId(1));
+    assert_eq!(put(master.it().clone(), 1, Condition::Always, "late").await.unwrap_err().code, Code::SessionEnded);
+    master.again();
+    assert_eq!(master.ids(), [2, 5]);
+    assert_eq!(master.it().data(&shop(), SessionId(1)).unwrap(), None);
+}
+
+#[test]
+fn a_server_that_lost_its_list_is_told_which_sessions_were_at_home_there() {
+    let master = Master::new();
+    let many: Vec<u128> = (1..=900).collect();
+    master.tell("a", RUN, told(true, false, is(&many, "a")));
+    master.tell("a", RUN, told(false, true, is(&[901, 902], "a")));
+    master.tell("b", RUN, told(true, true, is(&[950], "b")));
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let here = master.it().here(&server("a"), after.as_ref());
+        for program in here.programs {
+            assert_eq!((program.program, program.idle_ms), (shop(), IDLE));
+            found.extend(program.changes);
+        }
+        after = here.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found.len(), 902);
+}
