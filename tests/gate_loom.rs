@@ -34,7 +34,7 @@ fn a_claim_and_a_freeze_never_both_succeed() {
         let gate = open();
         let claim = {
             let gate = gate.clone();
-            thread::spawn(move || gate.try_claim().is_ok())
+            thread::spawn(move || gate.try_claim(|| false).is_ok())
         };
         gate.close(CLOSED);
         let frozen = gate.freeze(STOPPING).is_ok();
@@ -52,7 +52,7 @@ fn two_claims_and_a_freeze_never_all_succeed_and_none_is_lost() {
         let claims: Vec<_> = (0..2)
             .map(|_| {
                 let gate = gate.clone();
-                thread::spawn(move || gate.try_claim().is_ok())
+                thread::spawn(move || gate.try_claim(|| false).is_ok())
             })
             .collect();
         gate.close(CLOSED);
@@ -67,7 +67,7 @@ fn two_claims_and_a_freeze_never_all_succeed_and_none_is_lost() {
 fn a_freeze_succeeds_only_after_the_last_release() {
     loom::model(|| {
         let gate = open();
-        gate.try_claim().unwrap();
+        gate.try_claim(|| false).unwrap();
         let release = {
             let gate = gate.clone();
             thread::spawn(move || {
@@ -81,7 +81,7 @@ fn a_freeze_succeeds_only_after_the_last_release() {
         assert!(left.is_none_or(|left| left.active == 1 && !left.open));
         assert_eq!(gate.word().active(), 0);
         assert_eq!(gate.freeze(STOPPING), Ok(()));
-        assert!(gate.try_claim().is_err());
+        assert!(gate.try_claim(|| false).is_err());
     });
 }
 
@@ -89,7 +89,7 @@ fn a_freeze_succeeds_only_after_the_last_release() {
 fn whoever_releases_last_at_a_closed_gate_learns_that_it_is_drained() {
     loom::model(|| {
         let gate = open();
-        gate.try_claim().unwrap();
+        gate.try_claim(|| false).unwrap();
         let release = {
             let gate = gate.clone();
             thread::spawn(move || gate.release())

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use super::ledger::Row;
 use super::nudge::Nudge;
+use super::stay::Sessions;
 use crate::domain::gate::{Gate, NotDrained, Word};
 use crate::domain::names::{Generation, ProgramName, Release};
 use crate::proxy::Kept;
@@ -61,6 +62,8 @@ pub struct Target {
     pub request_timeout: Duration,
     pub body_limit: u64,
     pub row: Arc<Row>,
+    /// `None`: the program has no sessions.
+    pub sessions: Option<Arc<Sessions>>,
 }
 
 /// A request was turned away before any byte of it reached the program.
@@ -137,7 +140,7 @@ impl Slot {
 
     #[cfg(test)]
     pub fn claim(self: &Arc<Self>) -> Result<Claim, Refused> {
-        Rc::new(Entry::to(self.clone())).claim()
+        Rc::new(Entry::to(self.clone())).claim(|_| false)
     }
 
     /// Moves the pointer; answers what it pointed to. The caller closes that one's gate afterwards (P14).
@@ -196,11 +199,12 @@ impl Entry {
     }
 
     /// Admits and counts one request in one step. A gate found closed refuses only if the pointer to it has not moved.
-    pub fn claim(self: &Rc<Self>) -> Result<Claim, Refused> {
+    /// `is_known`: its session is at home at that instance; asked of gates that know sessions only.
+    pub fn claim(self: &Rc<Self>, is_known: impl Fn(&Target) -> bool) -> Result<Claim, Refused> {
         let mut admission = self.last.borrow().clone();
         let mut refused = Refused { generation: admission.gate.word().generation() };
         for _ in 0..POINTER_READS_MAX {
-            match admission.gate.try_claim() {
+            match admission.gate.try_claim(|| admission.target.as_ref().is_some_and(&is_known)) {
                 Ok(()) => return Ok(Claim { entry: self.clone(), admission }),
                 Err(word) => refused = Refused { generation: word.generation() },
             }
@@ -314,17 +318,17 @@ mod tests {
         let entry = Rc::new(Entry::to(slot.clone()));
         let first = opened(G);
         slot.point(first.clone());
-        drop(entry.claim().unwrap());
+        drop(entry.claim(|_| false).unwrap());
         let old = slot.point(opened(G.next()));
         // Not closed yet: it was still right to admit there.
-        drop(entry.claim().unwrap());
+        drop(entry.claim(|_| false).unwrap());
         old.gate.close(G.next());
-        let claim = entry.claim().unwrap();
+        let claim = entry.claim(|_| false).unwrap();
         assert_eq!((claim.word().generation(), slot.admission().active(), first.active()), (G.next(), 1, 0));
         drop(old);
         assert_eq!(Arc::strong_count(&first), 1, "the entry holds it still");
         slot.admission().gate.close(G.next().next());
-        assert_eq!(entry.claim().unwrap_err(), Refused { generation: G.next().next() });
+        assert_eq!(entry.claim(|_| false).unwrap_err(), Refused { generation: G.next().next() });
     }
 
     #[test]
@@ -338,7 +342,7 @@ mod tests {
         let mut nudges = nudge.take();
         let first = opened(G);
         slot.point(first.clone());
-        drop(entries.entry("shop").unwrap().claim().unwrap());
+        drop(entries.entry("shop").unwrap().claim(|_| false).unwrap());
         nudges.borrow_and_update();
         drop(slot.point(opened(G.next())));
         assert!(nudges.has_changed().unwrap() && Arc::strong_count(&first) == 2);

@@ -12,8 +12,9 @@ use super::claims::Claims;
 use super::ledger::{End, Ledger};
 use super::visit::{self, Desk};
 use crate::domain::names::{Generation, NodeName, ProgramName, RunId, Version};
+use crate::domain::session::HeldTag;
 use crate::link::identity::Identity;
-use crate::proxy::{About, Outcome, Target};
+use crate::proxy::{About, HeadWriter, Outcome, ResponseHead, Target};
 
 /// This server, for who is in its process.
 #[derive(Clone, Debug)]
@@ -85,9 +86,19 @@ impl DirectVisit {
         self.0.withdraw();
     }
 
+    /// What its client sent of a session: an authentic tag, and whether through TLS.
+    pub fn carry(&mut self, tag: Option<Rc<HeldTag>>, secure: bool) {
+        self.0.carry(tag, secure);
+    }
+
+    /// Adds fields for the program.
+    pub fn write_headers(&self, out: &mut HeadWriter<'_>) {
+        self.0.write_headers(out);
+    }
+
     /// Its answer begins.
-    pub fn answered(&self) {
-        self.0.answered();
+    pub fn answered(&mut self, head: &ResponseHead<'_>, out: &mut HeadWriter<'_>) {
+        self.0.answered(head, out);
     }
 
     pub fn version(&self) -> Option<&Version> {
@@ -166,6 +177,7 @@ mod tests {
                     request_timeout: Duration::from_secs(5),
                     body_limit: 100,
                     row,
+                    sessions: None,
                 },
             );
             admission.gate.open(generation);

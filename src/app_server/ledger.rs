@@ -19,6 +19,7 @@ pub use rows::{End, Row, RowsUsedUp};
 pub use seats::Seat;
 
 use super::nudge::Nudge;
+use crate::domain::ledger::Sessions;
 use crate::domain::names::{NodeName, ProgramName, RunId, Version};
 use crate::domain::server_list::OldestActive;
 use crate::proxy::{About, Kept};
@@ -113,6 +114,13 @@ impl Ledger {
 
     pub(super) fn refused(&self, row: &Row) {
         self.rows.refused(row.index());
+    }
+
+    /// Counts sessions that left this server.
+    pub fn sessions(&self, row: &Row, left: Sessions) {
+        if !left.is_none() {
+            self.rows.sessions(row.index(), left);
+        }
     }
 
     /// Names a failure.

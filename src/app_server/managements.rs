@@ -10,6 +10,7 @@ use tracing::{debug, info};
 use super::server::{Beat, Renewed, Server};
 use crate::link::client::Client;
 use crate::link::identity::Identity;
+use crate::link::tag_keys::TagKeys;
 use crate::wire::envelope::MESSAGES_PATH;
 use crate::wire::messages::{Registration, Renewals, ToManagement, Welcome};
 use crate::wire::problem::{Code, Problem};
@@ -24,6 +25,7 @@ pub struct Herald {
     /// Rung when something has changed that the next heartbeat tells.
     pub nudge: watch::Receiver<()>,
     pub server: Addr<Server>,
+    pub tag_keys: TagKeys,
 }
 
 impl Herald {
@@ -52,6 +54,8 @@ impl Herald {
         if !*known {
             let welcome: Welcome = self.post(&ToManagement::Register(Box::new(self.registration.clone()))).await?;
             info!(management = %welcome.management, term = %welcome.term, "registered");
+            // Before this server has a program whose requests need them.
+            welcome.tag_keys.iter().for_each(|told| self.tag_keys.hear(told));
             *known = true;
         }
         let gone = |error: MailboxError| Problem::new(Code::Unavailable, error.to_string());
@@ -60,6 +64,7 @@ impl Herald {
             // Another may answer at this address by then.
             *known = false;
         })?;
+        renewals.tag_keys.iter().for_each(|told| self.tag_keys.hear(told));
         *known = !renewals.unknown;
         if self.server.try_send(Renewed(renewals)).is_err() {
             debug!("a full mailbox: a heartbeat's answer was not heard");

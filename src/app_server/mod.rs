@@ -30,6 +30,7 @@ mod session_lists;
 mod settings;
 mod shared;
 mod start;
+mod stay;
 mod visit;
 
 pub use direct::{Direct, DirectDesk, DirectVisit};

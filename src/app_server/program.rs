@@ -3,6 +3,7 @@
 
 mod messages;
 mod perform;
+mod sessions;
 mod steps;
 mod supervise;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use crate::domain::names::Generation;
 use crate::domain::placement::{Event, Millis, Placement, State};
 use crate::domain::program::Manifest;
 use crate::domain::server_list::Report;
+use crate::domain::session::WallMillis;
 
 /// How often leases, boots and orphans are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -49,6 +51,8 @@ pub struct Program {
     supervised: Supervised,
     quiesced_at: Option<Millis>,
     orphans: Orphans,
+    /// Until then the list may lack sessions, and only the deadline drains.
+    sessions_uncertain_until: WallMillis,
     drained_told: Option<Generation>,
     /// The first step of this run is on disk; nothing else is done before.
     booted: bool,
@@ -101,6 +105,7 @@ impl Program {
             supervised: Supervised::default(),
             quiesced_at: None,
             orphans: Orphans::default(),
+            sessions_uncertain_until: 0,
             drained_told: None,
             booted: false,
         }
@@ -123,6 +128,7 @@ impl Program {
 
     fn report(&self) -> Report {
         let mut report = Report::of(&self.placement, self.healthy, self.active(), self.orphans.count);
+        report.sessions = self.sessions_left();
         if report.active > 0 {
             report.oldest = self.shared.ledger.oldest(&self.placement.program);
             if self.is_state(State::Quiescing) {
@@ -147,6 +153,7 @@ impl Program {
         }
         self.retired.retain(|admission| admission.active() > 0);
         self.count_orphans();
+        self.count_finished_sessions();
         self.event(Event::Tick, ctx);
         self.close_long_lived();
         self.tell_drained();

@@ -24,6 +24,9 @@ pub const PROGRAM_HEADER: &str = "Neap-Program";
 pub const REFUSED_HEADER: &str = "Neap-Refused";
 /// By which a server tells its router which version answered.
 pub const VERSION_HEADER: &str = "Neap-Version";
+/// By which a router hands on the tag of the client's session.
+pub const TAG_HEADER: &str = "Neap-Tag";
+const PROTO_HEADER: &str = "X-Forwarded-Proto";
 const REQUEST_ID_HEADER: &str = "X-Request-Id";
 const REQUEST_ID_LEN_MAX: usize = 64;
 
@@ -91,7 +94,11 @@ pub struct Request {
 }
 
 impl Request {
-    fn new(port: Rc<DataPort>, visit: Visit, head: &RequestHead<'_>) -> Self {
+    fn new(port: Rc<DataPort>, mut visit: Visit, head: &RequestHead<'_>) -> Self {
+        if visit.has_sessions() {
+            let secure = head.header(PROTO_HEADER).is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
+            visit.carry_text(header(head.headers, TAG_HEADER), secure);
+        }
         let about = match head.header(REQUEST_ID_HEADER) {
             Some(id) if (1..=REQUEST_ID_LEN_MAX).contains(&id.len()) => About::new(id.as_bytes(), head),
             _ => About::new(ulid::Ulid::new().to_string().as_bytes(), head),
@@ -128,8 +135,12 @@ impl Attempts for Request {
         }
     }
 
-    fn response(&mut self, _: &ResponseHead<'_>, out: &mut HeadWriter<'_>) {
-        self.visit.answered();
+    fn write_target_headers(&self, out: &mut HeadWriter<'_>) {
+        self.visit.write_headers(out);
+    }
+
+    fn response(&mut self, head: &ResponseHead<'_>, out: &mut HeadWriter<'_>) {
+        self.visit.answered(head, out);
         if let Some(version) = self.visit.version() {
             out.add(VERSION_HEADER, version.as_str());
         }

@@ -21,12 +21,14 @@ const EXPIRE_MAX: usize = 5_000;
 const MINTED_MAX: usize = 100_000;
 
 /// The lists of all programs.
+#[derive(Debug)]
 pub struct SessionLists {
     most: usize,
     programs: RwLock<BTreeMap<ProgramName, Arc<ProgramList>>>,
 }
 
 /// The list of one program.
+#[derive(Debug)]
 pub struct ProgramList {
     parts: Vec<Mutex<SessionList>>,
     /// Where sessions that begin now are at home.
@@ -87,6 +89,16 @@ impl ProgramList {
 
     pub fn arrive(&self, id: SessionId, issued: WallMillis, place: &Place, now: WallMillis) -> Arrival {
         self.part(id).arrive(id, issued, place, now)
+    }
+
+    /// How many have ended since it was last asked.
+    pub fn take_finished(&self) -> u64 {
+        self.parts().map(|mut part| part.take_finished()).sum()
+    }
+
+    /// Whether a session with a tag of that time has ended, as far as is known here.
+    pub fn is_over(&self, id: SessionId, issued: WallMillis, now: WallMillis) -> bool {
+        self.part(id).is_over(id, issued, now)
     }
 
     pub fn finish(&self, id: SessionId, now: WallMillis) {

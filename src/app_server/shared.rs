@@ -20,6 +20,7 @@ use crate::domain::seal::Seal;
 use crate::link::identity::Identity;
 use crate::link::outbox::Post;
 use crate::link::queue::Letter;
+use crate::link::tag_keys::TagKeys;
 use crate::store::Store;
 use crate::wire::messages::ToManagement;
 
@@ -40,6 +41,7 @@ pub struct Shared {
     pub nudge: watch::Sender<()>,
     /// The Active Session Lists of its programs.
     pub sessions: Arc<SessionLists>,
+    pub tag_keys: TagKeys,
 }
 
 /// This run's own monotonic clock.

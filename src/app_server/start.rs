@@ -33,6 +33,7 @@ use crate::link::client::Client;
 use crate::link::identity::Identity;
 use crate::link::outbox::{Outbox, Outcome, Post};
 use crate::link::secret::Secret;
+use crate::link::tag_keys::TagKeys;
 use crate::programs::disk::DiskError;
 use crate::programs::ports::Ports;
 use crate::programs::session_url::SessionUrl;
@@ -98,8 +99,18 @@ pub async fn start(
     machine.clear_strays(kept.instances.iter().map(|record| record.name.clone()).collect()).await;
 
     let claims = Arc::new(Claims::telling(ledger.nudge().clone()));
-    let server =
-        start_actors(&identity, &store, client, &settings, &claims, &ledger, &machine, kept, keeping.lists.clone())?;
+    let server = start_actors(
+        &identity,
+        &store,
+        client,
+        &settings,
+        &claims,
+        &ledger,
+        &machine,
+        kept,
+        keeping.lists.clone(),
+        &secret,
+    )?;
     let (server, mut tasks) = server;
     tasks.push(tokio::task::spawn_local(machine.keep_house()));
     let desk = ControlDesk {
@@ -186,6 +197,7 @@ fn start_actors(
     machine: &Machine,
     kept: Kept,
     sessions: Arc<SessionLists>,
+    secret: &Option<Secret>,
 ) -> Result<Started, StartError> {
     let preparer = Preparer {
         machine: machine.clone(),
@@ -196,6 +208,8 @@ fn start_actors(
         fetch_timeout: settings.bounds.fetch_timeout,
         release_size: settings.bounds.release_size,
     };
+    let tag_keys = TagKeys::open(&settings.data_dir, secret.clone());
+    let heralds_keys = tag_keys.clone();
     let (nudge, nudged) = watch::channel(());
     let components = Components::new(machine.clone(), store.clone(), &settings.binary, &settings.bounds, nudge.clone());
     let looking = tokio::task::spawn_local(components.clone().run());
@@ -209,10 +223,11 @@ fn start_actors(
         let outbox: Recipient<Post> = Outbox::begin(client, settings.outbox, rand::random(), owner).recipient();
         let seal = RefCell::new(kept.seal.clone());
         let (clock, outbox) = (Clock::begin(), Some(outbox));
-        let shared = Shared { identity, store, settings, claims, ledger, hands, seal, clock, outbox, nudge, sessions };
+        let shared =
+            Shared { identity, store, settings, claims, ledger, hands, seal, clock, outbox, nudge, sessions, tag_keys };
         Server::boot(Rc::new(shared), kept, preparer, components)
     });
-    let mut tasks = heralds(&heralds_identity, &heralds_settings, &heralds_client, &nudged, &server);
+    let mut tasks = heralds(&heralds_identity, &heralds_settings, &heralds_client, &nudged, &server, &heralds_keys);
     tasks.push(looking);
     Ok((server, tasks))
 }
@@ -223,6 +238,7 @@ fn heralds(
     client: &Client,
     nudge: &watch::Receiver<()>,
     server: &Addr<Server>,
+    tag_keys: &TagKeys,
 ) -> Vec<tokio::task::JoinHandle<()>> {
     let registration = Registration {
         role: NodeRole::AppServer,
@@ -240,6 +256,7 @@ fn heralds(
         heartbeat: settings.heartbeat,
         nudge: nudge.clone(),
         server: server.clone(),
+        tag_keys: tag_keys.clone(),
     };
     settings.management.iter().map(|url| tokio::task::spawn_local(herald(url).run())).collect()
 }

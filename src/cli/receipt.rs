@@ -72,11 +72,18 @@ pub fn verdict(receipt: &Receipt) -> String {
 /// The whole receipt, as a person reads it.
 pub fn text(receipt: &Receipt) -> String {
     let mut parts = vec![head(receipt), accounts(receipt), flows(receipt)];
+    parts.extend(sessions(receipt));
     parts.extend(out_of_service(receipt));
     parts.extend(neighbours(receipt));
     parts.extend(failures(receipt));
     parts.push(verdict(receipt));
     parts.join("\n\n")
+}
+
+fn sessions(receipt: &Receipt) -> Option<String> {
+    let crate::wire::api::Sessions { finished, migrated, cut } = receipt.sessions;
+    let any = finished + migrated + cut > 0;
+    any.then(|| format!("sessions: {finished} finished, {migrated} went on elsewhere, {cut} cut"))
 }
 
 fn head(receipt: &Receipt) -> String {

@@ -45,6 +45,8 @@ pub enum RippleCommand {
     Resume { id: RippleId },
     /// Lets a ripple go on after its canaries
     Promote { id: RippleId },
+    /// Waits no longer for sessions to end: those left go on elsewhere
+    Migrate { id: RippleId },
     /// Takes every server that a ripple touched back to what it had; stops the ripple first, if it runs
     Undo {
         id: RippleId,
@@ -68,6 +70,7 @@ impl RippleCommand {
             Self::Pause { id } => steer(ctx, &id, "pause").await,
             Self::Resume { id } => steer(ctx, &id, "resume").await,
             Self::Promote { id } => steer(ctx, &id, "promote").await,
+            Self::Migrate { id } => steer(ctx, &id, "migrate").await,
             Self::Undo { id, detach } => undo(ctx, &id, detach).await,
         }
     }

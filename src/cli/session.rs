@@ -7,7 +7,7 @@ use super::failure::Failure;
 use super::out;
 use crate::domain::names::{ProgramName, ServerName, Version};
 use crate::domain::session::SessionId;
-use crate::wire::api::{SessionView, path};
+use crate::wire::api::{SessionKeysView, SessionView, path};
 use crate::wire::page::Page;
 
 #[derive(Subcommand, Debug)]
@@ -33,6 +33,8 @@ pub enum SessionCommand {
     },
     /// Shows a session: where it is at home, since when, and how much the program keeps in it
     Show { program: ProgramName, id: SessionId },
+    /// Makes a new key for the cookies of sessions; those made with the one before count until the next time
+    RollKeys,
     /// Ends a session, with its data: its cookie is good for nothing any more
     End { program: ProgramName, id: SessionId },
 }
@@ -57,6 +59,12 @@ impl SessionCommand {
             Self::Show { program, id } => {
                 let session: SessionView = ctx.client.get(&session_path(&program, id), &[]).await?;
                 ctx.out.one(&session, text)
+            }
+            Self::RollKeys => {
+                let keys: SessionKeysView =
+                    ctx.client.post(path::SESSION_KEYS_ROLL, &[], &serde_json::json!({})).await?;
+                ctx.out.say(&format!("sessions' cookies are made with key {} from now on", keys.number));
+                Ok(())
             }
             Self::End { program, id } => {
                 let _: Option<serde_json::Value> = ctx.client.delete(&session_path(&program, id)).await?;

@@ -27,6 +27,35 @@ pub struct Counts {
     pub held: u64,
     /// Router: given up with 503.
     pub no_server: u64,
+    /// Server: what became of sessions at home there.
+    #[serde(skip_serializing_if = "Sessions::is_none")]
+    pub sessions: Sessions,
+}
+
+/// How sessions left a server.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sessions {
+    /// Cleared, idle, or ended by a person.
+    pub finished: u64,
+    /// Went on elsewhere when a drain waited for them no longer.
+    pub migrated: u64,
+    /// Their instance was stopped by force while they were still waited for.
+    pub cut: u64,
+}
+
+impl Sessions {
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn since(&self, before: &Self) -> Option<Self> {
+        Some(Self {
+            finished: self.finished.checked_sub(before.finished)?,
+            migrated: self.migrated.checked_sub(before.migrated)?,
+            cut: self.cut.checked_sub(before.cut)?,
+        })
+    }
 }
 
 /// One cut of a node's ledger: monotone counters of this run and, at servers, of all runs before it.
@@ -99,6 +128,7 @@ impl Counts {
             redispatched: self.redispatched.checked_sub(before.redispatched)?,
             held: self.held.checked_sub(before.held)?,
             no_server: self.no_server.checked_sub(before.no_server)?,
+            sessions: self.sessions.since(&before.sessions)?,
         })
     }
 }

@@ -7,6 +7,7 @@ mod paths;
 mod reader;
 mod routes;
 mod sections;
+mod session;
 pub mod size;
 
 use std::fmt;

@@ -23,10 +23,30 @@ pub struct Manifest {
     /// Bytes of a request's body; more is 413.
     pub body_limit: u64,
     pub health: Health,
+    /// `None`: requests are not told apart by session, and nothing is done for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionRule>,
     pub upgrade: UpgradeRule,
     /// Components that it uses, beside what analysis finds: a package's name, or the path of a file.
     #[serde(default)]
     pub components: Vec<ComponentName>,
+}
+
+impl Manifest {
+    /// The path that neap's cookie is for: the routes' prefix, where they have one.
+    pub fn cookie_path(&self) -> &str {
+        match self.routes.first() {
+            Some(first) if self.matches.is_empty() && self.routes.iter().all(|route| route.prefix == first.prefix) => {
+                &first.prefix
+            }
+            _ => "/",
+        }
+    }
+
+    /// Requests of a session have to go to its server, for as long as that takes them.
+    pub fn sticky(&self) -> Option<&SessionRule> {
+        self.session.as_ref().filter(|rule| rule.policy == SessionPolicy::Sticky)
+    }
 }
 
 /// `HOST/PREFIX`; no host means any host. The prefix starts with `/` and has no `/` at its end, save `/` itself.
@@ -175,6 +195,30 @@ impl Default for RollbackOn {
 
 fn one() -> u32 {
     1
+}
+
+/// How a program's requests belong to sessions.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SessionRule {
+    pub policy: SessionPolicy,
+    /// The program's own session cookie: a session lives while it does. `None`: neap begins sessions itself.
+    pub cookie: Option<String>,
+    /// A session of which nothing is heard for so long has ended.
+    #[serde(with = "super::duration::millis")]
+    pub idle: Duration,
+    /// Sticky: how long a drain waits for sessions to end; then they migrate.
+    #[serde(with = "super::duration::millis")]
+    pub deadline: Duration,
+}
+
+/// Who may take a session's next request.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionPolicy {
+    /// Any server: what the session needs is not in one server's memory.
+    Shared,
+    /// The server where it is at home, for as long as that takes it.
+    Sticky,
 }
 
 /// How many placements stay open and healthy through a ripple.

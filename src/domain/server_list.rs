@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::figures::Figures;
 use super::names::{Generation, OperationId, ProgramName, Release, RunId, ServerName, Version};
 use super::placement::{Desired, Ended, Millis, Operation, Placement, State};
+use super::session_list::Figures as SessionFigures;
 
 /// What a server says of one placement, at one generation of one run.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -28,6 +29,18 @@ pub struct Report {
     #[serde(default)]
     pub long_lived: u64,
     pub oldest: Option<OldestActive>,
+    /// Told while a drain waits for sessions; then the gate is open to known ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<SessionsLeft>,
+}
+
+/// The sessions that a drain waits for.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct SessionsLeft {
+    #[serde(flatten)]
+    pub figures: SessionFigures,
+    /// Then they go on elsewhere.
+    pub deadline_in_ms: u64,
 }
 
 /// The active request that a drain has waited for longest.
@@ -55,12 +68,13 @@ impl Report {
             orphans,
             long_lived: 0,
             oldest: None,
+            sessions: None,
         }
     }
 
     /// Quiesced with none left. A hint: the server checks for itself (protocol P4, P5).
     pub fn is_drained(&self) -> bool {
-        self.state == State::Quiescing && self.active == 0 && self.orphans == 0
+        self.state == State::Quiescing && self.active == 0 && self.orphans == 0 && self.sessions.is_none()
     }
 }
 

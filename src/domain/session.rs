@@ -10,7 +10,7 @@ mod tag;
 pub use cookies::{Cookies, ProgramCookie, set_by_program};
 pub use id::{AsItself, BadSessionId, SessionId};
 pub use key::{Key, KeyNumber, Keys};
-pub use tag::{BadTag, TAG_LEN_MAX, Tag};
+pub use tag::{BadTag, HeldTag, TAG_LEN_MAX, Tag};
 
 use serde::{Deserialize, Serialize};
 

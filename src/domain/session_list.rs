@@ -99,6 +99,8 @@ pub struct SessionList {
     changed: Vec<SessionId>,
     gone: VecDeque<(SessionId, u16, End, WallMillis)>,
     lives: Lives,
+    /// Ended since that was last asked.
+    finished: u64,
 }
 
 /// A session in the list. Small: there may be a million.
@@ -132,6 +134,7 @@ impl SessionList {
             changed: Vec::new(),
             gone: VecDeque::new(),
             lives: Lives::default(),
+            finished: 0,
         }
     }
 
@@ -175,6 +178,14 @@ impl SessionList {
         // It began no later than its tag was issued.
         self.insert(id, place, Entry { begun: issued.min(now), seen: now, active: 1, place: 0, is_changed: false });
         Arrival::Listed
+    }
+
+    /// Whether a session with a tag of that time has ended, as far as is known here.
+    pub fn is_over(&self, id: SessionId, issued: WallMillis, now: WallMillis) -> bool {
+        match self.sessions.get(&id) {
+            Some(entry) => entry.active == 0 && now >= entry.seen.saturating_add(self.bounds.idle),
+            None => self.ended.is_of(id, issued) || self.is_stale(issued, now),
+        }
     }
 
     /// Whether a tag is too old to be of a session that lives: clients get a new one at an eighth of `idle`.
@@ -251,26 +262,6 @@ impl SessionList {
         true
     }
 
-    /// Takes in what another list tells of a session; the later word counts, and a `Gone` of another home does not.
-    pub fn apply(&mut self, change: &Change) {
-        match change {
-            Change::Is(session) => {
-                let later = |entry: &Entry| entry.seen <= session.seen;
-                if self.sessions.get(&session.id).is_none_or(later) && self.restore(session) {
-                    let active = session.active;
-                    self.sessions.entry(session.id).and_modify(|entry| entry.active = active);
-                }
-            }
-            Change::Gone { id, place, how, at } => {
-                let home = self.get(*id).map(|session| session.place);
-                // One that goes on elsewhere is taken from here by its new home.
-                if *how != End::Migrated && home.is_some_and(|home| home.server == place.server) {
-                    self.end(*id, *how, *at);
-                }
-            }
-        }
-    }
-
     pub fn get(&self, id: SessionId) -> Option<Session> {
         self.sessions.get(&id).map(|entry| self.session(id, entry))
     }
@@ -286,34 +277,6 @@ impl SessionList {
     /// How many are at home at each place.
     pub fn places(&self) -> impl Iterator<Item = (&Place, usize)> {
         self.places.iter().filter(|homes| homes.count > 0).map(|homes| (&homes.place, homes.count))
-    }
-
-    /// Whether there is anything for [`Self::take_changes`].
-    pub fn has_changes(&self) -> bool {
-        !(self.changed.is_empty() && self.gone.is_empty())
-    }
-
-    /// What happened since it was last asked, at most so many; each session once, as it is now.
-    pub fn take_changes(&mut self, most: usize) -> Vec<Change> {
-        let mut changes = Vec::new();
-        while changes.len() < most
-            && let Some((id, place, how, at)) = self.gone.pop_front()
-        {
-            let homes = &mut self.places[usize::from(place)];
-            homes.named -= 1;
-            changes.push(Change::Gone { id, place: homes.place.clone(), how, at });
-        }
-        while changes.len() < most
-            && let Some(id) = self.changed.pop()
-        {
-            let Some(entry) = self.sessions.get_mut(&id) else { continue };
-            if !std::mem::take(&mut entry.is_changed) {
-                continue;
-            }
-            let entry = *entry;
-            changes.push(Change::Is(self.session(id, &entry)));
-        }
-        changes
     }
 
     /// Every session, in no order.
@@ -362,6 +325,7 @@ impl SessionList {
         self.gone.push_back((id, entry.place, how, now));
         if how != End::Migrated {
             self.lives.ended(entry.begun, now);
+            self.finished += 1;
             self.ended.remember(id, now);
         }
         Some(entry)

@@ -11,3 +11,4 @@ mod peer;
 pub mod queue;
 pub mod secret;
 pub mod seen;
+pub mod tag_keys;

@@ -188,7 +188,7 @@ fn make(
     plan::plan(ask, &control.leader.list).map_err(|no_plan| problem(no_plan, program))
 }
 
-fn leads(control: &Control) -> Result<(), Problem> {
+pub(super) fn leads(control: &Control) -> Result<(), Problem> {
     match &control.leader.stepped_down {
         None => Ok(()),
         Some(term) => Err(Problem::new(Code::NotLeader, format!("management {} leads (term {term})", term.management))
@@ -326,26 +326,26 @@ pub fn promote(control: &mut Control, id: &RippleId, asked_by: Option<String>) -
 }
 
 /// Keeps who has asked a ripple for what.
-fn note(control: &mut Control, id: &RippleId, what: &str, asked_by: Option<String>) {
+pub(super) fn note(control: &mut Control, id: &RippleId, what: &str, asked_by: Option<String>) {
     if let Some(record) = control.ripples.get_mut(id) {
         record.note(None, format!("{what} by {}", asked_by.as_deref().unwrap_or("somebody")));
     }
 }
 
 /// A ripple whose ledgers are still being read begins at once.
-fn begin_now(control: &mut Control, id: &RippleId) {
+pub(super) fn begin_now(control: &mut Control, id: &RippleId) {
     let record = control.ripples.get(id).filter(|record| record.ripple.is_none() && record.receipt.is_none());
     if let Some(plan) = record.map(|record| record.plan.clone()) {
         control.leader.start(plan);
     }
 }
 
-fn ended(id: &RippleId) -> Problem {
+pub(super) fn ended(id: &RippleId) -> Problem {
     Problem::new(Code::RippleEnded, format!("ripple {id} has ended")).hint(format!("`neap ripple show {id}` tells how"))
 }
 
 /// There is no such ripple.
-pub fn unknown(id: &RippleId) -> Problem {
+pub(super) fn unknown(id: &RippleId) -> Problem {
     Problem::new(Code::UnknownRipple, format!("there is no ripple {id}")).hint("`neap ripple ls` shows what there is")
 }
 

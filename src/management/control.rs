@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::observer::Watch;
 use super::records::{Disk, LastTerm, NodeRecord, ReleaseRecord, RippleRecord, State};
+use super::tag_keys;
 use crate::domain::components::{ComponentsList, Taken, Usage};
 use crate::domain::leader::Leader;
 use crate::domain::names::{NodeName, ProgramName, Release, Revision, RippleId, RunId, ServerName, Term, Version};
@@ -17,7 +18,7 @@ use crate::domain::server_list::{Server, ServerList};
 use crate::store::StoreError;
 use crate::wire::api::EventView;
 use crate::wire::components::digest;
-use crate::wire::messages::{ListStamp, Load, NodeRole, Registration};
+use crate::wire::messages::{ListStamp, Load, NodeRole, Registration, TagKeys};
 
 /// How much management keeps at the most; see `[management.limits]`.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +88,10 @@ pub struct Control {
     pub events: VecDeque<EventView>,
     pub watches: HashMap<(RippleId, ServerName), Watch>,
     pub components: ComponentsList,
+    /// Of sessions' tags.
+    pub tag_keys: TagKeys,
+    /// Every node makes them of the cluster's secret.
+    pub has_secret: bool,
     next_event: u64,
     disk: Disk,
     began: Instant,
@@ -120,6 +125,8 @@ impl Control {
             events: VecDeque::new(),
             watches: HashMap::new(),
             components: ComponentsList::default(),
+            tag_keys: loaded.tag_keys.unwrap_or_else(tag_keys::make),
+            has_secret: false,
             next_event: 1,
             disk,
             began: Instant::now(),
@@ -180,6 +187,11 @@ impl Control {
         Timestamp::now() + jiff::SignedDuration::from_millis(ahead)
     }
 
+    /// What nodes are told of the keys of sessions' tags.
+    pub fn told_keys(&self) -> Option<TagKeys> {
+        Some(tag_keys::told(&self.tag_keys, self.has_secret))
+    }
+
     /// Writes what has changed; nothing that depends on it may leave before.
     pub fn save(&mut self) -> Result<(), StoreError> {
         for (id, ripple) in &self.leader.ripples {
@@ -190,6 +202,7 @@ impl Control {
         self.prune();
         let state = State {
             term: LastTerm { number: self.leader.term().number, id: Some(self.leader.term().management.clone()) },
+            tag_keys: &self.tag_keys,
             programs: &self.leader.list.programs,
             cells: &self.leader.list.cells,
             releases: &self.releases,

@@ -16,7 +16,9 @@ mod records;
 mod ripple_actor;
 mod ripple_view;
 mod routers;
+mod session_asks;
 mod sessions;
+mod tag_keys;
 mod views;
 
 mod metrics;
@@ -110,6 +112,7 @@ pub async fn start(
     let sessions = sessions.map_err(io::Error::other)?;
     let disk = records::Disk::new(store);
     let mut control = control::Control::begin(&identity.name, disk, settings.bounds).map_err(io::Error::other)?;
+    control.has_secret = secret.is_some();
     control.register(&identity.name, &identity.run, own_registration(listen));
     let arbiter = Arbiter::new();
     let (name, data_dir) = (identity.name.clone(), settings.data_dir.clone());

@@ -32,6 +32,7 @@ impl Handler<FromNode> for ListActor {
                     management: self.identity.name.clone(),
                     run: self.identity.run.clone(),
                     term: self.control.leader.term().clone(),
+                    tag_keys: self.control.told_keys(),
                 })
             }
             ToManagement::Heartbeat(heartbeat) => {
@@ -88,7 +89,7 @@ fn beat(control: &mut Control, name: &NodeName, run: &RunId, heartbeat: Heartbea
     let term = control.leader.term().clone();
     let role = heartbeat.role;
     let Some(node) = control.nodes.get_mut(&(role, name.clone())).filter(|node| node.run.as_ref() == Some(run)) else {
-        return Renewals { term, renewed: Vec::new(), kept_closed: Vec::new(), unknown: true };
+        return Renewals { tag_keys: None, term, renewed: Vec::new(), kept_closed: Vec::new(), unknown: true };
     };
     let was_up = std::mem::replace(&mut node.up, true);
     (node.heard, node.load, node.held) = (Some(Instant::now()), heartbeat.load, heartbeat.held);
@@ -98,7 +99,13 @@ fn beat(control: &mut Control, name: &NodeName, run: &RunId, heartbeat: Heartbea
         control.event("node_up", format!("{name} is heard again"), About { node: Some(name), ..About::default() });
     }
     if role != NodeRole::AppServer {
-        return Renewals { term, renewed: Vec::new(), kept_closed: Vec::new(), unknown: false };
+        return Renewals {
+            tag_keys: control.told_keys(),
+            term,
+            renewed: Vec::new(),
+            kept_closed: Vec::new(),
+            unknown: false,
+        };
     }
     let now = control.now();
     control.leader.up(name, run, now);
@@ -106,7 +113,7 @@ fn beat(control: &mut Control, name: &NodeName, run: &RunId, heartbeat: Heartbea
         control.leader.heard(name, run, report.clone());
     }
     let renewed = heartbeat.reports.iter().filter_map(|report| renewal(control, report)).collect();
-    Renewals { term, renewed, kept_closed: kept_closed(control, name), unknown: false }
+    Renewals { tag_keys: control.told_keys(), term, renewed, kept_closed: kept_closed(control, name), unknown: false }
 }
 
 /// A lease is renewed while a ripple of this leadership still wants the quiesce (protocol P8): one that is to be aborted

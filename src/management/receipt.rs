@@ -103,6 +103,9 @@ fn add_server(receipt: &mut api::Receipt, record: &RippleRecord, pair: &Pair<'_>
         let counts = account.counts;
         if account.program == record.plan.program {
             receipt.refused += counts.refused;
+            receipt.sessions.finished += counts.sessions.finished;
+            receipt.sessions.migrated += counts.sessions.migrated;
+            receipt.sessions.cut += counts.sessions.cut;
             // A ledger that was lost: at least what was active then has no end.
             receipt.unaccounted += if account.fell { account.active_at_start.max(1) } else { 0 };
             let moved = counts.admitted + account.active_at_start + counts.active + counts.failed > 0;
@@ -223,6 +226,7 @@ fn empty(record: &RippleRecord) -> api::Receipt {
         refused: 0,
         redispatched: 0,
         held: 0,
+        sessions: Default::default(),
         unaccounted: 0,
         failures: Vec::new(),
         neighbours: Vec::new(),

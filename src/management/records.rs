@@ -15,7 +15,7 @@ use crate::domain::ripple::plan::Plan;
 use crate::domain::server_list::{Cell, Wanted};
 use crate::store::{Change, Store, StoreError, Tree};
 use crate::wire::api;
-use crate::wire::messages::{NodeRole, Registration};
+use crate::wire::messages::{NodeRole, Registration, TagKeys};
 
 /// A release that management keeps, or has kept: its manifest stays for as long as anything runs it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -107,6 +107,9 @@ pub struct LastTerm {
 #[derive(Default, Deserialize)]
 pub struct Loaded {
     pub term: LastTerm,
+    /// `None`: none were made yet.
+    #[serde(default)]
+    pub tag_keys: Option<TagKeys>,
     pub programs: BTreeMap<ProgramName, Wanted>,
     pub cells: BTreeMap<ProgramName, BTreeMap<ServerName, Cell>>,
     pub releases: BTreeMap<ProgramName, BTreeMap<Version, ReleaseRecord>>,
@@ -115,6 +118,7 @@ pub struct Loaded {
 }
 
 const TERM: &str = "management/term";
+const TAG_KEYS: &str = "management/tag-keys";
 const EXPORT: &str = "management";
 /// Servers' words on components; not in the export, for servers say it again.
 const COMPONENTS: &str = "component/";
@@ -123,6 +127,9 @@ const COMPONENTS: &str = "component/";
 #[derive(Serialize)]
 pub struct State<'a> {
     pub term: LastTerm,
+    /// Not in the export, which people read: sessions outlive a lost store by the cluster's secret, or not at all.
+    #[serde(skip)]
+    pub tag_keys: &'a TagKeys,
     pub programs: &'a BTreeMap<ProgramName, Wanted>,
     pub cells: &'a BTreeMap<ProgramName, BTreeMap<ServerName, Cell>>,
     pub releases: &'a BTreeMap<ProgramName, BTreeMap<Version, ReleaseRecord>>,
@@ -161,6 +168,7 @@ impl Disk {
         {
             return Ok(exported);
         }
+        loaded.tag_keys = self.store.get(Tree::Control, TAG_KEYS)?;
         for (key, wanted) in self.store.scan::<Wanted>(Tree::Programs, "program/")? {
             if let Some(name) = part(&key, 1) {
                 loaded.programs.insert(name, wanted);
@@ -209,6 +217,7 @@ impl Disk {
     pub fn save(&mut self, state: &State<'_>) -> Result<(), StoreError> {
         let mut draft = Draft { saved: &self.saved, seen: HashMap::new(), changes: Vec::new() };
         draft.record(Tree::Control, TERM.to_owned(), &state.term)?;
+        draft.record(Tree::Control, TAG_KEYS.to_owned(), state.tag_keys)?;
         for (name, wanted) in state.programs {
             draft.record(Tree::Programs, format!("program/{name}"), wanted)?;
         }

@@ -160,6 +160,7 @@ fn waiting_for(control: &Control, record: &RippleRecord, wait: &Wait) -> api::Wa
     let command = match &wait.reason {
         Reason::Paused => Some(format!("neap ripple resume {id}")),
         Reason::Promotion { .. } => Some(format!("neap ripple promote {id}")),
+        Reason::Sessions { .. } => Some(format!("neap ripple migrate {id}")),
         Reason::Draining { .. } => Some(format!("neap ripple abort {id}")),
         Reason::ServerDown => wait.server.as_ref().map(|server| format!("neap node show {server}")),
         Reason::MinServing { .. } => Some("neap status".to_owned()),

@@ -6,8 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::control::Control;
-use crate::domain::names::{Generation, NodeName, OperationId};
-use crate::wire::messages::{Held, ListStamp, NodeRole, RouterList, RouterPlacement, RouterProgram, RouterServer};
+use crate::domain::names::{Generation, NodeName, OperationId, ProgramName, ServerName};
+use crate::domain::placement::State;
+use crate::domain::program::Manifest;
+use crate::domain::server_list::ServerList;
+use crate::wire::messages::{
+    Forward, Held, ListStamp, NodeRole, RouterList, RouterPlacement, RouterProgram, RouterServer,
+};
 
 /// How often routers hear of load alone; all else they hear of at once.
 const LOAD_EVERY: Duration = Duration::from_secs(1);
@@ -135,6 +140,8 @@ fn build(control: &Control, stamp: ListStamp) -> RouterList {
         if let Some(hold) = ripple.and_then(|record| record.hold_ms) {
             manifest.upgrade.hold = Duration::from_millis(hold);
         }
+        let sticky = manifest.sticky().is_some();
+        let forward = forward(control, program, &manifest);
         let placements = list.cells.get(program).into_iter().flatten().filter_map(|(server, cell)| {
             let run = list.servers.get(server)?.sealed.clone();
             // Of a server that has not been heard in this term it is only known what was wanted there: routers ask it
@@ -151,13 +158,35 @@ fn build(control: &Control, stamp: ListStamp) -> RouterList {
                 generation,
                 version: release.map(|release| release.version.clone()),
                 takes_requests: list.serves(program, server),
+                keeps_sessions: sticky && keeps_sessions(list, program, server),
                 active,
             })
         });
-        Some(RouterProgram { manifest, placements: placements.collect() })
+        Some(RouterProgram { manifest, placements: placements.collect(), forward })
     });
     let (servers, programs) = (servers.collect(), programs.collect());
     RouterList { stamp, since: None, servers, programs, removed: Vec::new() }
+}
+
+/// Whether sessions that are at home there are taken: it serves, although it may be about to close, or it drains and
+/// waits for them.
+fn keeps_sessions(list: &ServerList, program: &ProgramName, server: &ServerName) -> bool {
+    let seen = list.observed(program, server);
+    seen.is_some_and(|seen| seen.healthy && (seen.state == State::Open || seen.sessions.is_some()))
+}
+
+/// How many of a program's servers have what the ripple under way brings: so many of its sessions take it.
+fn forward(control: &Control, program: &ProgramName, manifest: &Manifest) -> Option<Forward> {
+    manifest.session.as_ref()?;
+    let to = control.leader.under_way(program)?.plan.to.as_ref()?;
+    let list = &control.leader.list;
+    let servers: Vec<&ServerName> = list.cells.get(program)?.keys().collect();
+    let has_it = |server: &&&ServerName| {
+        let seen = list.observed(program, server);
+        seen.is_some_and(|seen| seen.state == State::Open && seen.release.as_ref() == Some(to))
+    };
+    let share = servers.iter().filter(has_it).count() as u64 * 1_000_000 / servers.len().max(1) as u64;
+    Some(Forward { to: to.version.clone(), share_ppm: share as u32 })
 }
 
 /// Whether two lists differ in nothing but load.
@@ -199,9 +228,14 @@ mod tests {
             generation: Default::default(),
             version: None,
             takes_requests: true,
+            keeps_sessions: false,
             active,
         };
-        RouterProgram { manifest: manifest::parse("program.toml", &text).unwrap(), placements: vec![placement] }
+        RouterProgram {
+            manifest: manifest::parse("program.toml", &text).unwrap(),
+            placements: vec![placement],
+            forward: None,
+        }
     }
 
     fn list(revision: u64, programs: Vec<RouterProgram>) -> RouterList {

@@ -2,13 +2,15 @@
 //! other. Must not know what is asked and answered.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Instant;
 
 use tokio::sync::watch;
 
 use crate::app_server::{Direct, DirectDesk, DirectVisit};
 use crate::domain::names::{Generation, ProgramName, RunId, ServerName, Version};
-use crate::proxy::{About, LongLived, Outcome, Target};
+use crate::domain::session::HeldTag;
+use crate::proxy::{About, HeadWriter, LongLived, Outcome, ResponseHead, Target};
 use crate::router::{Desk, Here, Visit};
 
 impl Here for Direct {
@@ -44,6 +46,14 @@ impl Desk for DirectDesk {
 }
 
 impl Visit for DirectVisit {
+    fn carry(&mut self, tag: Option<Rc<HeldTag>>, secure: bool) {
+        self.carry(tag, secure);
+    }
+
+    fn write_headers(&self, out: &mut HeadWriter<'_>) {
+        self.write_headers(out);
+    }
+
     fn admit(&mut self, about: &About, now: Instant) -> Result<Target, Generation> {
         self.admit(about, now)
     }
@@ -56,8 +66,8 @@ impl Visit for DirectVisit {
         self.withdraw();
     }
 
-    fn answered(&self) {
-        self.answered();
+    fn answered(&mut self, head: &ResponseHead<'_>, out: &mut HeadWriter<'_>) {
+        self.answered(head, out);
     }
 
     fn version(&self) -> Option<&Version> {

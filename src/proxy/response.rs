@@ -123,6 +123,22 @@ mod tests {
     use super::*;
     use crate::proxy::limits::OF_PROGRAM;
 
+    impl<'a> ResponseHead<'a> {
+        /// One with these fields, as programs answer.
+        pub(crate) fn of_test(status: u16, headers: &'a [httparse::Header<'a>]) -> Self {
+            Self {
+                status,
+                reason: "",
+                headers,
+                body: Framing::Empty,
+                keep_alive: true,
+                keeps_for: None,
+                lists_headers: false,
+                bytes: b"",
+            }
+        }
+    }
+
     #[test]
     fn a_program_may_announce_how_long_it_keeps_idle_connections() {
         for (value, seconds) in [("timeout=5", Some(5)), ("max=100, Timeout=0", Some(0)), ("max=5", None), ("5", None)]

@@ -188,6 +188,7 @@ async fn a_dead_management_is_told_again_and_again_and_lists_are_taken_meanwhile
             cores: 1,
         }),
         management: vec![format!("http://{dead}")],
+        tag_keys: Default::default(),
         at: 0,
         registered: false,
     };

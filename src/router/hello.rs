@@ -9,6 +9,7 @@ use super::list;
 use super::snapshot::Snapshot;
 use crate::link::client::Client;
 use crate::link::identity::Identity;
+use crate::link::tag_keys::TagKeys;
 use crate::wire::envelope::MESSAGES_PATH;
 use crate::wire::messages::{Heartbeat, Load, NodeRole, Registration, Renewals, ToManagement, Welcome};
 
@@ -18,6 +19,7 @@ pub struct Hello {
     pub client: Client,
     pub identity: Identity,
     pub registration: Arc<Registration>,
+    pub tag_keys: TagKeys,
     /// Base URLs; the first that answers is kept.
     pub management: Vec<String>,
     pub at: usize,
@@ -46,6 +48,7 @@ impl Hello {
         let body = ToManagement::Register(Box::new(self.registration.as_ref().clone()));
         let welcome: Welcome = self.post(body).await?;
         info!(management = %welcome.management, term = %welcome.term, "registered with management");
+        welcome.tag_keys.iter().for_each(|told| self.tag_keys.hear(told));
         self.registered = true;
         Ok(())
     }
@@ -55,6 +58,7 @@ impl Hello {
         let held = list::stamp(snapshot.list.as_ref());
         let beat = Heartbeat { role: NodeRole::Router, held, reports: Vec::new(), load, components: None };
         let renewals: Renewals = self.post(ToManagement::Heartbeat(Box::new(beat))).await?;
+        renewals.tag_keys.iter().for_each(|told| self.tag_keys.hear(told));
         self.registered = !renewals.unknown;
         Ok(())
     }

@@ -4,12 +4,14 @@
 //! the two.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Instant;
 
 use tokio::sync::watch;
 
 use crate::domain::names::{Generation, ProgramName, RunId, ServerName, Version};
-use crate::proxy::{About, LongLived, Outcome, Target};
+use crate::domain::session::HeldTag;
+use crate::proxy::{About, HeadWriter, LongLived, Outcome, ResponseHead, Target};
 
 /// A server in this process.
 pub trait Here: Send + Sync {
@@ -34,6 +36,10 @@ pub trait Desk {
 
 /// One request at the server. Dropped without an end, it failed.
 pub trait Visit {
+    /// What its client sent of a session: an authentic tag, and whether through TLS.
+    fn carry(&mut self, tag: Option<Rc<HeldTag>>, secure: bool);
+    /// Adds fields for the program.
+    fn write_headers(&self, out: &mut HeadWriter<'_>);
     /// Admits and counts it in one step, or refuses it at this generation.
     fn admit(&mut self, about: &About, now: Instant) -> Result<Target, Generation>;
     /// The instance took no connection: nothing reached the program. It is refused at this generation; `None`: the
@@ -41,8 +47,8 @@ pub trait Visit {
     fn not_connected(&mut self) -> Option<Generation>;
     /// It was admitted, and will not be sent after all.
     fn withdraw(&mut self);
-    /// Its answer begins.
-    fn answered(&self);
+    /// Its answer begins; may add fields to it.
+    fn answered(&mut self, head: &ResponseHead<'_>, out: &mut HeadWriter<'_>);
     /// The version of the instance that it was admitted to.
     fn version(&self) -> Option<&Version>;
     fn long_lived(&mut self, kind: LongLived);

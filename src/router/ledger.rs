@@ -183,6 +183,7 @@ impl Counter {
             redispatched: self.redispatched.get(),
             held,
             no_server: self.no_server.get(),
+            sessions: Default::default(),
         };
         let (took, took_sum) = (self.took.each_ref().map(Cell::get), Duration::from_micros(self.took_us.get()));
         Tally { counts, hold_expired, held_now: held - not_held, took, took_sum }

@@ -11,6 +11,7 @@
 
 mod actor;
 mod admin;
+mod affinity;
 mod explain;
 mod heads;
 mod hello;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::affinity::{self, Carried};
 use super::heads::Names;
 use super::here::Visit;
 use super::ledger::Counter;
@@ -30,6 +31,8 @@ pub struct Request {
     strip: usize,
     trusted: bool,
     names: Names,
+    /// `None`: the program has no sessions.
+    carried: Option<Carried>,
     body: Framing,
     began: Instant,
     dispatch: Dispatch,
@@ -57,6 +60,7 @@ pub(super) struct Came {
     pub strip: usize,
     pub trusted: bool,
     pub names: Names,
+    pub carried: Option<Carried>,
     pub body: Framing,
     pub at: Instant,
     /// The news that its program was found by.
@@ -105,12 +109,13 @@ impl Drop for Held {
 
 impl Request {
     pub(super) fn new(worker: &Rc<Worker>, came: Came) -> Self {
-        let Came { program, strip, trusted, names, body, at, seen } = came;
+        let Came { program, strip, trusted, names, carried, body, at, seen } = came;
         let (hold, patience) = (program.program.manifest().upgrade.hold, worker.shared.rules.unreachable_wait);
         Self {
             strip,
             trusted,
             names,
+            carried,
             body,
             began: at,
             dispatch: Dispatch::new(Bounds { hold, patience }, worker.next_turn()),
@@ -148,7 +153,11 @@ impl Request {
         if std::mem::replace(&mut self.decided, true) || !came_whole || view.program.placements.is_empty() {
             self.decided_at = Instant::now();
         }
-        self.dispatch.next(self.worker.shared.millis(self.decided_at), view.program.candidates(self.decided_at))
+        let now = self.worker.shared.millis(self.decided_at);
+        match self.carried.as_ref().and_then(|carried| carried.tag.as_ref()) {
+            Some(tag) => self.dispatch.next(now, affinity::candidates(&view.program, tag, self.decided_at)),
+            None => self.dispatch.next(now, view.program.candidates(self.decided_at)),
+        }
     }
 
     /// Goes to a placement; `None`: it refused at once.
@@ -161,7 +170,11 @@ impl Request {
         let (addr, key, here) = (claim.server().data, claim.placement().pool_key, claim.server().here);
         self.at = Some(claim);
         if let Some(here) = self.worker.here.as_ref().filter(|_| here) {
-            self.visit = Some(here.desk.visit(self.program.name()));
+            let mut visit = here.desk.visit(self.program.name());
+            if let Some(carried) = &self.carried {
+                visit.carry(carried.tag.clone(), carried.secure);
+            }
+            self.visit = Some(visit);
             return self.enter();
         }
         let request_timeout = self.program.program.manifest().request_timeout;

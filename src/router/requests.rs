@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
+use super::affinity::Carried;
 use super::heads::Names;
 use super::request::{Came, RETRY_AFTER, Request};
 use super::shared::Shared;
@@ -45,9 +46,18 @@ impl Handler for Requests {
         };
         let program = worker.program(matched.program);
         let (manifest, at) = (program.program.manifest(), Instant::now());
+        let trusted = (worker.shared.rules.trusted)(peer.addr.ip().to_canonical());
+        let carried = manifest.session.as_ref().map(|_| {
+            let secure = match trusted.then(|| head.header("x-forwarded-proto")).flatten() {
+                Some(scheme) => scheme.eq_ignore_ascii_case("https"),
+                None => peer.secure,
+            };
+            Carried::of(head, secure, program.name(), &worker.shared.rules.tag_keys)
+        });
         let came = Came {
+            carried,
             strip: if manifest.strip_prefix { matched.prefix_len() } else { 0 },
-            trusted: (worker.shared.rules.trusted)(peer.addr.ip().to_canonical()),
+            trusted,
             names: Names::of(head, &worker.ids, at),
             body: head.body,
             at,

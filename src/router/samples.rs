@@ -18,6 +18,7 @@ pub fn shared(workers: usize) -> Arc<Shared> {
     let rules = Rules {
         identity: Identity::begin(NodeName::new("router-1").unwrap()),
         secret: None,
+        tag_keys: Default::default(),
         trusted: Arc::new(|_: IpAddr| false),
         expose_version: false,
         held_requests: 1,
@@ -58,9 +59,10 @@ pub fn program(name: &str, placements: &[(&str, bool)]) -> RouterProgram {
         generation: Generation(1),
         version: Some(Version::new("1").unwrap()),
         takes_requests: *takes_requests,
+        keeps_sessions: false,
         active: 0,
     };
-    RouterProgram { manifest: manifest(name), placements: placements.iter().map(placement).collect() }
+    RouterProgram { manifest: manifest(name), placements: placements.iter().map(placement).collect(), forward: None }
 }
 
 pub fn manifest(name: &str) -> Manifest {
@@ -76,6 +78,7 @@ pub fn manifest(name: &str) -> Manifest {
         request_timeout: second * 60,
         body_limit: 10 << 20,
         health: Health { path: None, interval: second, timeout: second, start_timeout: second, unhealthy_after: 3 },
+        session: None,
         upgrade: UpgradeRule {
             batch: 1,
             hooks: Default::default(),

@@ -20,6 +20,7 @@ use super::snapshot::{Server, Setting, Snapshot};
 use crate::domain::placement::Millis;
 use crate::link::identity::Identity;
 use crate::link::secret::Secret;
+use crate::link::tag_keys::TagKeys;
 use crate::proxy::Crowd;
 use crate::tls::Certificates;
 
@@ -31,6 +32,7 @@ pub type Trusted = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
 pub struct Rules {
     pub identity: Identity,
     pub secret: Option<Secret>,
+    pub tag_keys: TagKeys,
     pub trusted: Trusted,
     pub expose_version: bool,
     pub held_requests: usize,

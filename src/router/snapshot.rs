@@ -13,8 +13,8 @@ use arc_swap::ArcSwapOption;
 use super::list::HeldList;
 use crate::domain::names::{Generation, ProgramName, RunId, ServerName};
 use crate::domain::program::Manifest;
-use crate::domain::routing::{Candidate, RouteTable, Standing};
-use crate::wire::messages::{RouterPlacement, RouterProgram, RouterServer};
+use crate::domain::routing::{Candidate, Fit, RouteTable, Standing};
+use crate::wire::messages::{Forward, RouterPlacement, RouterProgram, RouterServer};
 
 /// A placement that the list says is open at the very generation that refused is asked first again after this: then it was
 /// not the gate that refused but an instance that took no connection, and that changes without a new generation.
@@ -203,6 +203,11 @@ impl Program {
         &self.listed.manifest.name
     }
 
+    /// Where sessions go during a ripple.
+    pub fn forward(&self) -> Option<&Forward> {
+        self.listed.forward.as_ref()
+    }
+
     /// The program's placements as a dispatch sees them, in their order.
     pub fn candidates(&self, now: Instant) -> impl ExactSizeIterator<Item = Candidate<'_>> + Clone {
         self.placements.iter().map(move |placement| placement.candidate(now))
@@ -247,11 +252,12 @@ impl Placement {
         placement
     }
 
-    fn candidate(&self, now: Instant) -> Candidate<'_> {
+    pub(super) fn candidate(&self, now: Instant) -> Candidate<'_> {
         Candidate {
             server: &self.server.name,
             generation: self.listed.generation,
             standing: self.standing(now),
+            fit: Fit::Any,
             active: self.active(),
         }
     }

@@ -25,6 +25,7 @@ use super::shared::{Rules, Shared, Trusted};
 use crate::link::client::Client;
 use crate::link::identity::Identity;
 use crate::link::secret::Secret;
+use crate::link::tag_keys::TagKeys;
 use crate::proxy::{Door, Limits, Shutdown, listen, serve};
 use crate::tls::Watch;
 use crate::wire::messages::{NodeRole, Registration};
@@ -216,6 +217,7 @@ fn rules(config: &RouterConfig, https: Option<&Open>) -> Rules {
     Rules {
         identity: config.identity.clone(),
         secret: config.secret.clone(),
+        tag_keys: TagKeys::open(&config.data_dir, config.secret.clone()),
         trusted: Arc::clone(&config.trusted),
         expose_version: config.expose_version,
         held_requests: config.limits.held_requests,
@@ -243,6 +245,7 @@ fn begin_actor(
         client: config.client.clone(),
         identity: config.identity.clone(),
         registration: Arc::new(registration),
+        tag_keys: shared.rules.tag_keys.clone(),
         management: config.management.clone(),
         at: 0,
         registered: false,

@@ -23,7 +23,7 @@
 //! | `POST ripples` | `UpgradeRequest` | 202 `RippleView`, `Location`; 200 when there is nothing to do |
 //! | `POST ripples?dry_run=true` | `UpgradeRequest` | 200 `PlanView` |
 //! | `GET ripples/{id}` | | 200 `RippleView` |
-//! | `POST ripples/{id}/{abort,pause,resume,undo}` | | 202 `RippleView` (of the undo, for `undo`) |
+//! | `POST ripples/{id}/{abort,pause,resume,promote,migrate,undo}` | | 202 `RippleView` (of the undo, for `undo`) |
 //! | `GET ripples/{id}/receipt` | | 200 `Receipt`, provisional until the ripple has ended |
 //! | `GET status` | | 200 `StatusView` |
 //! | `GET routes/test` | `?url=` | 200 `RouteTest` |
@@ -32,6 +32,7 @@
 //! | `POST components/scan` | | 200 `ScanView` |
 //! | `GET sessions` | `?program=&server=&version=&sort=age\|seen` | 200 `Page<SessionView>`, newest first |
 //! | `GET sessions/{p}/{id}` | | 200 `SessionView`, with its data's size |
+//! | `POST session-keys/roll` | | 200 `SessionKeysView`; tags made with the key before count until the next roll |
 //! | `DELETE sessions/{p}/{id}` | | 204; its cookie begins nothing any more |
 //! | `GET events` | | 200 `Page<EventView>` |
 
@@ -52,13 +53,13 @@ pub use program::{
     ActiveRequest, ActiveRequests, LogLine, Logs, OldestRequest, PlacementState, PlacementView, ProgramSummary,
     ProgramView, ReleaseView,
 };
-pub use receipt::{Account, Failure, KeptServing, Neighbour, OutOfService, Receipt};
+pub use receipt::{Account, Failure, KeptServing, Neighbour, OutOfService, Receipt, Sessions};
 pub use ripple::{
     FailedStart, Hook, HookState, HookView, PlanView, PlannedStep, RestartRequest, RippleEvent, RippleKind,
     RippleOptions, RippleState, RippleView, SkippedStep, StepState, StepTimes, StepView, UpgradeRequest, WaitingFor,
 };
 pub use route::{Candidate, RouteTest};
-pub use session::{SessionDataView, SessionView};
+pub use session::{SessionDataView, SessionKeysView, SessionView};
 
 pub use super::role::Role;
 
@@ -89,6 +90,7 @@ pub mod path {
     pub const COMPONENT: &str = "/api/v1/components/{component}";
     pub const ROUTE_TEST: &str = "/api/v1/routes/test";
     pub const SESSIONS: &str = "/api/v1/sessions";
+    pub const SESSION_KEYS_ROLL: &str = "/api/v1/session-keys/roll";
     pub const SESSION: &str = "/api/v1/sessions/{program}/{id}";
     pub const EVENTS: &str = "/api/v1/events";
 }

@@ -144,6 +144,27 @@ pub struct Welcome {
     pub management: ServerName,
     pub run: RunId,
     pub term: Term,
+    /// What sessions' tags are made and checked with.
+    #[serde(default)]
+    pub tag_keys: Option<TagKeys>,
+}
+
+/// The keys of sessions' tags. Without bytes they are made of the cluster's secret, which does not travel.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagKeys {
+    /// The present key's; the one before it has the number below.
+    pub number: u32,
+    /// Hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub present: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+}
+
+impl std::fmt::Debug for TagKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TagKeys({}, …)", self.number)
+    }
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -171,6 +192,9 @@ pub struct Load {
 /// booted placements that stay closed for now (P13).
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Renewals {
+    /// What sessions' tags are made and checked with.
+    #[serde(default)]
+    pub tag_keys: Option<TagKeys>,
     pub term: Term,
     pub renewed: Vec<Renewal>,
     pub kept_closed: Vec<ProgramName>,
@@ -230,6 +254,16 @@ pub struct RouterServer {
 pub struct RouterProgram {
     pub manifest: Manifest,
     pub placements: Vec<RouterPlacement>,
+    /// Where sessions go during a ripple; told of programs that have any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward: Option<Forward>,
+}
+
+/// The version that a ripple brings, and how many of the program's servers have it: so many sessions take it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Forward {
+    pub to: Version,
+    pub share_ppm: u32,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -241,6 +275,9 @@ pub struct RouterPlacement {
     pub version: Option<Version>,
     /// Open, healthy, and no quiesce is meant: requests go here first. Others are asked last.
     pub takes_requests: bool,
+    /// Takes requests of sessions that are at home there, also while it takes no others.
+    #[serde(default)]
+    pub keeps_sessions: bool,
     /// Active requests there, all routers', when last heard.
     pub active: u64,
 }

@@ -48,6 +48,7 @@ impl Moving {
         let view = names.iter().map(|server| Candidate {
             server,
             generation: Generation(0),
+            fit: Default::default(),
             standing: Standing::First,
             active: 0,
         });

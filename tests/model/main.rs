@@ -11,4 +11,5 @@ mod management;
 mod random;
 mod rules_left_out;
 mod server;
+mod sessions;
 mod world;

@@ -224,7 +224,7 @@ fn judge(cluster: &Cluster, world: &mut World, server: usize, command: &Command)
     let mut word = held.up.as_ref().expect("a live server").word;
     let was_serving = world.serves(server);
     let orphans = if cluster.off == Off::P9dOrphans { 0 } else { held.orphans() };
-    let here = Here { run: &run, now: 0, lease: Duration::from_secs(60), orphans };
+    let here = Here { run: &run, now: 0, lease: Duration::from_secs(60), orphans, sticky: None };
     let mut forced = false;
     let freeze = |generation| match word.freeze(generation) {
         Ok(frozen) => {
@@ -316,7 +316,7 @@ fn perform(cluster: &Cluster, world: &mut World, server: usize, effects: Vec<Eff
         match effect {
             Effect::Stop => stop(world, server, forced),
             Effect::Start(release) => start(cluster, &mut world.servers[server], release.sha256.0[0]),
-            Effect::Report => {}
+            Effect::Report | Effect::MigrateSessions | Effect::KnowGate(_) => {}
             Effect::OpenGate(_) | Effect::CloseGate(_) => {
                 let held = &mut world.servers[server];
                 let Some(up) = &mut held.up else { continue };

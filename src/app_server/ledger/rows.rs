@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::speeds::{AllSpeeds, Speeds};
 use crate::domain::figures::Figures;
+use crate::domain::ledger::Sessions;
 use crate::domain::names::{ProgramName, Version};
 use crate::proxy::cut;
 use crate::store::StoreError;
@@ -26,6 +27,10 @@ const ROW_WORDS: usize = FIRST_LANE + LANES * LANE_WORDS;
 const MADE: usize = 0;
 const LENGTHS: usize = 1;
 const NAME: std::ops::Range<usize> = 2..18;
+/// What became of sessions: seldom counted, and so once for all workers.
+const SESSIONS_FINISHED: usize = 18;
+const SESSIONS_MIGRATED: usize = 19;
+const SESSIONS_CUT: usize = 20;
 const FIRST_LANE: usize = 24;
 /// Words of a lane.
 const COMPLETED: usize = 0;
@@ -165,6 +170,15 @@ impl Rows {
         lane[word].fetch_add(1, Ordering::AcqRel);
     }
 
+    pub fn sessions(&self, index: usize, left: Sessions) {
+        let words = self.words(index);
+        for (word, count) in
+            [(SESSIONS_FINISHED, left.finished), (SESSIONS_MIGRATED, left.migrated), (SESSIONS_CUT, left.cut)]
+        {
+            words[word].fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
     pub fn refused(&self, index: usize) {
         self.lane(index, thread_number() % LANES)[REFUSED].fetch_add(1, Ordering::Relaxed);
     }
@@ -198,6 +212,7 @@ impl Rows {
         let row = |index: usize| {
             let (program, version) = self.name(index)?;
             let read = |word: usize| self.sum(index, word);
+            let single = |word: usize| self.words(index)[word].load(Ordering::Relaxed);
             let counts = Counts {
                 completed: read(COMPLETED),
                 completed_5xx: read(COMPLETED_5XX),
@@ -205,6 +220,11 @@ impl Rows {
                 cut: read(CUT),
                 failed: read(FAILED),
                 refused: read(REFUSED),
+                sessions: Sessions {
+                    finished: single(SESSIONS_FINISHED),
+                    migrated: single(SESSIONS_MIGRATED),
+                    cut: single(SESSIONS_CUT),
+                },
                 ..Counts::default()
             };
             Some((index, program, version, counts))

@@ -23,6 +23,8 @@ impl Program {
             match effect {
                 Effect::CloseGate(generation) => self.close_gate(generation),
                 Effect::OpenGate(generation) => self.open_gate(generation),
+                Effect::KnowGate(generation) => self.know_gate(generation),
+                Effect::MigrateSessions => self.migrate_sessions(),
                 Effect::Stop => self.stop_instances(ctx),
                 Effect::Start(release) => self.start_instance(release, ctx),
                 Effect::Report => self.tell_end(),
@@ -35,6 +37,7 @@ impl Program {
         self.slot.admission().gate.close(generation);
         self.quiesced_at = self.is_state(State::Quiescing).then(|| self.shared.clock.now());
         self.tell_drained();
+        self.shared.nudge();
     }
 
     fn open_gate(&mut self, generation: Generation) {
@@ -47,7 +50,7 @@ impl Program {
     fn mend_gate(&self) {
         let admission = self.slot.admission();
         let word = admission.gate.word();
-        if !word.is_open() && word.generation() != self.placement.generation {
+        if !word.is_open() && !word.is_known() && word.generation() != self.placement.generation {
             admission.gate.close(self.placement.generation);
         }
     }
@@ -156,6 +159,7 @@ impl Program {
         ctx: &mut Context<Self>,
     ) -> Result<(), String> {
         let row = self.shared.ledger.row(&self.placement.program, &release.version);
+        let sessions = self.sessions_of(&manifest, &release.version);
         let target = Target {
             addr: up.addr,
             key: next_key(),
@@ -163,11 +167,14 @@ impl Program {
             request_timeout: manifest.request_timeout,
             body_limit: manifest.body_limit,
             row: row.map_err(|error| error.to_string())?,
+            sessions,
         };
         let (key, generation) = (target.key, self.placement.generation);
         let admission = Admission::to(generation, target);
         if self.is_state(State::Open) {
             admission.gate.open(generation);
+        } else if self.placement.is_known() {
+            admission.gate.know(generation);
         }
         let old = self.slot.point(Arc::new(admission));
         old.gate.close(generation);
@@ -175,6 +182,7 @@ impl Program {
         self.retired.retain(|admission| admission.active() > 0);
         let drain = manifest.upgrade.drain_timeout.as_millis() as u64;
         self.orphans = Orphans { count: up.life.orphans(), until: self.shared.clock.now() + drain };
+        self.doubt_sessions(&manifest);
         self.supervise(key, &up, &manifest, ctx);
         (self.up, self.manifest) = (Some(up), Some(manifest));
         self.set_healthy(true);
@@ -198,11 +206,14 @@ impl Program {
     /// Says that the placement is drained, once a generation, as soon as it is.
     pub(super) fn tell_drained(&mut self) {
         let generation = self.placement.generation;
-        let drained = self.is_state(State::Quiescing) && self.active() == 0 && self.orphans.count == 0;
+        let quiesced = self.is_state(State::Quiescing) && !self.placement.is_known();
+        let drained = quiesced && self.active() == 0 && self.orphans.count == 0;
         if !drained || self.drained_told == Some(generation) {
             return;
         }
         self.drained_told = Some(generation);
+        // What came in between the last claim and the closing of the gate.
+        self.migrate_sessions();
         let report = self.report();
         tracing::info!(program = %report.program, %generation, "drained");
         self.shared.tell(&self.hint_key(), &ToManagement::Drained { report });

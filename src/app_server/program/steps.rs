@@ -17,6 +17,7 @@ impl Program {
             now: self.shared.clock.now(),
             lease: self.shared.settings.lease,
             orphans: self.orphans.count,
+            sticky: self.sticky(),
         }
     }
 
@@ -36,7 +37,9 @@ impl Program {
         };
         if let Err(error) = self.become_placement(next, effects, ctx) {
             // A gate that was frozen for it goes back to its generation. It was closed before, and stays so.
-            if !admission.gate.word().is_open() {
+            if self.placement.is_known() {
+                admission.gate.know(self.placement.generation);
+            } else if !admission.gate.word().is_open() {
                 admission.gate.close(self.placement.generation);
             }
             return Err(error);
@@ -117,7 +120,7 @@ impl Program {
 
 /// Without what only this run knows.
 fn durable(placement: &Placement) -> Placement {
-    Placement { lease_until: None, boot: Boot::default(), ..placement.clone() }
+    Placement { known_until: None, lease_until: None, boot: Boot::default(), ..placement.clone() }
 }
 
 fn mark_of(placement: &Placement) -> Mark {

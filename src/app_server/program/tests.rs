@@ -13,10 +13,14 @@ use crate::app_server::claims::Claims;
 use crate::app_server::hands::{Hands, Life, Started};
 use crate::app_server::ledger::Ledger;
 use crate::app_server::shared::Clock;
+use crate::app_server::stay;
 use crate::app_server::{Bounds, Settings, records};
+use crate::domain::ledger::Sessions as Left;
 use crate::domain::manifest;
 use crate::domain::names::{NodeName, OperationId, ProgramName, Release, Revision, Sha256, Term};
 use crate::domain::placement::{Command, Desired, Ended, Operation, Order, Outcome, Phase, Refusal, Stamp};
+use crate::domain::session::{Place, SessionId};
+use crate::domain::session_list::End;
 use crate::link::identity::Identity;
 use crate::link::outbox::Post;
 use crate::store::{Options, Store, Tree};
@@ -154,6 +158,11 @@ fn settings(dir: &Path) -> Settings {
 
 impl Stage {
     fn new() -> Self {
+        Self::with("")
+    }
+
+    /// With more in its manifests.
+    fn with(more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path().join("store"), "now", Options::default()).unwrap().store;
         let name = NodeName::new("s1").unwrap();
@@ -161,7 +170,7 @@ impl Stage {
         for version in ["1.0", "2.0"] {
             let text = format!(
                 "name = 'shop'\nversion = '{version}'\nroutes = ['*/']\n[process]\ncommand = ['a']\n\
-                 [upgrade]\ndrain_timeout = '300ms'\n"
+                 [upgrade]\ndrain_timeout = '300ms'\n{more}\n"
             );
             let manifest = manifest::parse("program.toml", &text).unwrap();
             let held = HeldManifest { release: release(version), manifest };
@@ -180,6 +189,7 @@ impl Stage {
             outbox: Some(Recorder(hints.clone()).start().recipient()),
             nudge: watch::channel(()).0,
             sessions: Arc::new(crate::app_server::session_lists::SessionLists::new(100)),
+            tag_keys: Default::default(),
         };
         Self { _dir: dir, hints, shared: Rc::new(shared), puppet }
     }
@@ -495,4 +505,98 @@ async fn a_quiesce_before_the_instance_is_up_does_not_keep_the_placement_closed(
     assert_eq!(back.report.state, State::Closed);
     obey(&program, stage.command("o2", 8, Order::Open)).await.unwrap();
     until(&program, |report| report.state == State::Open).await;
+}
+
+/// A sticky program whose drain waits so long for sessions, and one session at home there.
+async fn with_a_session(deadline: &str) -> (Stage, Addr<Program>, SessionId) {
+    let stage = Stage::with(&format!("[session]\npolicy = 'sticky'\ndeadline = '{deadline}'"));
+    let (program, id) = (stage.opened().await, SessionId(7));
+    let (list, place) = (stage.shared.sessions.program(&shop()), stage.place());
+    assert!(list.begin(id, &place, stay::now()));
+    list.finish(id, stay::now());
+    (stage, program, id)
+}
+
+impl Stage {
+    fn place(&self) -> Place {
+        let admission = self.shared.claims.slot("shop").unwrap().admission();
+        admission.target.as_ref().unwrap().sessions.as_ref().unwrap().place.clone()
+    }
+
+    fn sessions_counted(&self) -> Left {
+        self.shared.ledger.cut(&self.shared.identity.run).entries[0].counts.sessions
+    }
+}
+
+#[actix_rt::test]
+async fn a_drain_waits_for_sessions_and_tells_of_them_until_the_last_has_ended() {
+    let (stage, program, id) = with_a_session("10m").await;
+    let quiesced = obey(&program, stage.command("o1", 2, Order::Quiesce { leased: true })).await.unwrap();
+    let left = quiesced.report.sessions.clone().expect("it waits for sessions");
+    assert_eq!((left.figures.left, left.figures.oldest.unwrap().id), (1, id));
+    assert!(left.deadline_in_ms > 500_000 && !quiesced.report.is_drained());
+    let slot = stage.shared.claims.slot("shop").unwrap();
+    let word = slot.admission().gate.word();
+    assert!(word.is_known() && slot.claim().is_err(), "a new one goes elsewhere");
+    let early = obey(&program, stage.upgrade("o1", 3, "2.0")).await.unwrap();
+    assert!(matches!(early.refusal, Some(Refusal::NotDrained { .. })), "{:?}", early.refusal);
+    assert!(!stage.told("drained"));
+    stage.shared.sessions.program(&shop()).end(id, End::Cleared, stay::now());
+    let drained = until(&program, |report| report.is_drained()).await;
+    assert_eq!((drained.generation, drained.sessions), (Generation(4), None));
+    assert!(stage.told("drained") && !slot.admission().gate.word().is_known());
+    obey(&program, stage.upgrade("o1", 4, "2.0")).await.unwrap();
+    let open = until(&program, |report| report.state == State::Open).await;
+    assert_eq!(open.release, Some(release("2.0")));
+    assert_eq!(
+        (stage.place().version.as_str(), stage.sessions_counted()),
+        ("2.0", Left { finished: 1, ..Left::default() })
+    );
+}
+
+#[actix_rt::test]
+async fn at_the_deadline_or_when_told_to_sessions_go_on_elsewhere_and_are_counted() {
+    for deadline in ["200ms", "10m"] {
+        let (stage, program, id) = with_a_session(deadline).await;
+        obey(&program, stage.command("o1", 2, Order::Quiesce { leased: true })).await.unwrap();
+        if deadline == "10m" {
+            obey(&program, stage.command("o1", 3, Order::Migrate)).await.unwrap();
+        }
+        until(&program, |report| report.is_drained()).await;
+        assert!(!stage.shared.sessions.program(&shop()).contains(id));
+        assert_eq!(stage.sessions_counted(), Left { migrated: 1, ..Left::default() });
+    }
+}
+
+#[actix_rt::test]
+async fn a_drain_of_a_sticky_program_waits_for_requests_that_may_begin_a_session() {
+    let stage = Stage::with("[session]\npolicy = 'sticky'");
+    let program = stage.opened().await;
+    let slot = stage.shared.claims.slot("shop").unwrap();
+    let claim = slot.claim().unwrap();
+    let quiesced = obey(&program, stage.command("o1", 2, Order::Quiesce { leased: true })).await.unwrap();
+    assert_eq!(quiesced.report.sessions.map(|left| left.figures.left), Some(0));
+    assert!(slot.admission().gate.word().is_known());
+    assert!(stage.shared.sessions.program(&shop()).begin(SessionId(9), &stage.place(), stay::now()));
+    drop(claim);
+    let left = until(&program, |report| report.active == 0).await.sessions;
+    assert_eq!(left.map(|left| left.figures.left), Some(1), "it began in time to be waited for");
+}
+
+#[actix_rt::test]
+async fn a_drain_without_sessions_and_one_by_force_do_not_wait() {
+    let stage = Stage::with("[session]\npolicy = 'shared'");
+    let program = stage.opened().await;
+    stage.shared.sessions.program(&shop()).begin(SessionId(9), &stage.place(), stay::now());
+    let quiesced = obey(&program, stage.command("o1", 2, Order::Quiesce { leased: true })).await.unwrap();
+    assert!(quiesced.report.is_drained());
+    let (stage, program, _) = with_a_session("10m").await;
+    obey(&program, stage.command("o1", 2, Order::Quiesce { leased: true })).await.unwrap();
+    let mut upgrade = stage.upgrade("o1", 3, "2.0");
+    if let Order::Upgrade { force, .. } = &mut upgrade.order {
+        *force = true;
+    }
+    let obeyed = obey(&program, upgrade).await.unwrap();
+    assert_eq!(obeyed.refusal, None);
+    assert_eq!(stage.sessions_counted(), Left { cut: 1, ..Left::default() });
 }

@@ -98,6 +98,7 @@ impl Stage {
             outbox: None,
             nudge: watch::channel(()).0,
             sessions: Arc::new(SessionLists::new(100)),
+            tag_keys: Default::default(),
         };
         let server = Server::create(|ctx| {
             ctx.set_mailbox_capacity(mailbox);

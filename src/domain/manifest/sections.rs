@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::reader::{Keys, Reader, Section};
-use super::{argv, kind, routes};
+use super::{argv, kind, routes, session};
 use crate::domain::names::ComponentName;
 use crate::domain::program::{
     Health, Hooks, LongLived, Manifest, Match, MinServing, OnDrainTimeout, PlacementRule, Promote, RollbackOn, Route,
@@ -35,7 +35,6 @@ const MATCH: Keys = Keys { known: &["header", "value", "path"], not_built: &[] }
 const PLACEMENT: Keys = Keys { known: &["servers", "labels"], not_built: &[] };
 const HEALTH: Keys =
     Keys { known: &["path", "interval", "timeout", "start_timeout", "unhealthy_after"], not_built: &[] };
-const SESSION: Keys = Keys { known: &["policy"], not_built: &["cookie", "idle", "deadline"] };
 const COMPONENTS: Keys = Keys { known: &["uses"], not_built: &[] };
 const UPGRADE: Keys = Keys {
     known: &[
@@ -83,7 +82,7 @@ pub fn read(reader: &mut Reader<'_>) -> Option<Manifest> {
     let placement = read_placement(reader, &root);
     let kind = kind::read(reader, &root);
     let health = read_health(reader, &root);
-    read_session(reader, &root);
+    let session = session::read(reader, &root);
     let upgrade = read_upgrade(reader, &root);
     let components = read_components(reader, &root);
     let (kind, request_timeout, body_limit) = kind?;
@@ -98,6 +97,7 @@ pub fn read(reader: &mut Reader<'_>) -> Option<Manifest> {
         request_timeout,
         body_limit,
         health,
+        session,
         upgrade,
         components,
     })
@@ -212,14 +212,6 @@ fn read_health<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> Health {
         timeout: reader.duration(&section, "timeout", MS(1_000), MS(10)..=HOUR),
         start_timeout: reader.duration(&section, "start_timeout", MS(60_000), MS(100)..=HOUR),
         unhealthy_after: reader.number(&section, "unhealthy_after", 3, 1..=1_000),
-    }
-}
-
-fn read_session<'t>(reader: &mut Reader<'t>, root: &Section<'t>) {
-    let section = reader.table(root, "session", "[session]", &SESSION);
-    let policy = reader.choice(&section, "policy", "none", &[("none", "none"), ("shared", "s"), ("sticky", "s")]);
-    if policy != "none" {
-        not_built(reader, &section, "policy", "\"none\"");
     }
 }
 

@@ -32,7 +32,10 @@ start_timeout = "20s"
 unhealthy_after = 5
 
 [session]
-policy = "none"
+policy = "sticky"
+cookie = "sid"
+idle = "1h"
+deadline = "5m"
 
 [upgrade]
 strategy = "quiesce"
@@ -150,9 +153,6 @@ fn a_component_is_named_once_and_well() {
 fn a_key_that_is_not_built_yet_is_refused_and_never_ignored() {
     for end in [
         "[external]\nurl = 'http://127.0.0.1:3000'",
-        "[session]\npolicy = 'sticky'",
-        "[session]\ncookie = 'sid'",
-        "[session]\nidle = '30m'",
         "[upgrade]\nstrategy = 'overlap'",
         "[upgrade]\nmax_utilization = 0.8",
     ] {
@@ -203,6 +203,12 @@ fn a_wrong_type_or_range_is_refused_with_its_place() {
         ("[upgrade]\npromote = 'me'", "\"me\" is none of \"auto\", \"manual\""),
         ("[upgrade]\non_drain_timeout = 'forse'", "did you mean \"force\"?"),
         ("[session]\npolicy = 'nnone'", "did you mean \"none\"?"),
+        ("[session]\ncookie = 'sid'", "it means nothing without a policy"),
+        ("[session]\npolicy = 'sticky'\ncookie = 's id'", "it is not the name of a cookie"),
+        ("[session]\npolicy = 'sticky'\ncookie = 'neap_shop'", "neap's own cookie"),
+        ("[session]\npolicy = 'shared'\nidle = '1ms'", "out of range"),
+        ("[session]\npolicy = 'sticky'\ndeadline = '2 days'", "deadline"),
+        ("[session]\npolicy = 'sticky'\ncookies = 'sid'", "did you mean \"cookie\"?"),
         ("[static]\nroot='.'", "both [process] and [static]"),
         ("health = 1", "unknown key \"health\" in [process]"),
     ] {
@@ -304,4 +310,28 @@ fn hooks_are_argvs_and_a_mistake_in_one_names_its_place() {
         let told = errors(&with("", &format!("[upgrade.hooks]\n{line}")));
         assert!(told.contains(expected), "{line}: {told}");
     }
+}
+
+#[test]
+fn sessions_have_a_policy_and_their_times_have_defaults() {
+    let read = |end: &str| parse("program.toml", &with("", end)).unwrap();
+    assert_eq!(read("").session, None);
+    assert_eq!(read("[session]\npolicy = 'none'\ncookie = 'sid'").session, None);
+    let shared = read("[session]\npolicy = 'shared'");
+    let rule = shared.session.clone().unwrap();
+    let minutes = |count: u64| std::time::Duration::from_secs(count * 60);
+    assert_eq!((rule.policy, rule.cookie), (crate::domain::program::SessionPolicy::Shared, None));
+    assert_eq!((rule.idle, rule.deadline, shared.sticky()), (minutes(30), minutes(15), None));
+    let sticky = read("[session]\npolicy = 'sticky'\ncookie = 'sid'\ndeadline = '0s'");
+    assert!(sticky.sticky().is_some_and(|rule| rule.cookie.as_deref() == Some("sid") && rule.deadline.is_zero()));
+    assert_eq!(
+        (sticky.cookie_path(), with_routes(&["*/a", "x.example.com/a"]), with_routes(&["*/a", "*/b"])),
+        ("/shop", "/a".to_owned(), "/".to_owned())
+    );
+}
+
+fn with_routes(routes: &[&str]) -> String {
+    let routes: Vec<String> = routes.iter().map(|route| format!("{route:?}")).collect();
+    let text = SMALL.replace("\"*/shop\"", &routes.join(", "));
+    parse("program.toml", &text).unwrap().cookie_path().to_owned()
 }

@@ -24,6 +24,8 @@ pub struct Command {
 pub enum Order {
     /// Close the gate.
     Quiesce { leased: bool },
+    /// Wait no longer for sessions to end: those left go on elsewhere.
+    Migrate,
     /// Undo a quiesce, also one that was lost on the way.
     Reopen,
     /// Reconciled: serve what you hold (from `Closed`).
@@ -77,6 +79,7 @@ impl Placement {
         match &command.order {
             Order::Quiesce { leased } => self.quiesce(command, *leased, here),
             Order::Open => self.reconcile(),
+            Order::Migrate => self.migrate(command),
             Order::Upgrade { to, desired, force } => self.upgrade(command, Some(to), desired, *force, here, freeze),
             Order::Remove { desired, force } => self.upgrade(command, None, desired, *force, here, freeze),
             Order::Reopen => Ok(Vec::new()),
@@ -93,9 +96,12 @@ impl Placement {
             Order::Quiesce { .. } => command.expected == operation.expected,
             Order::Upgrade { .. } | Order::Remove { .. } => {
                 // A first install is ordered at the generation itself, all else at the one that its quiesce made.
-                let at = [operation.expected, operation.expected.next()];
+                // With sessions to wait for, the gate has closed a generation later.
+                let quiesced = operation.expected.next();
+                let at = [operation.expected, quiesced, quiesced.next()];
                 operation.phase != Phase::Quiescing && at.contains(&command.expected)
             }
+            Order::Migrate => !self.is_known() && self.generation == command.expected.next(),
             Order::Open | Order::Reopen => false,
         }
     }
@@ -106,10 +112,28 @@ impl Placement {
             State::Quiescing | State::Upgrading => return Err(self.busy()),
         }
         let operation = Operation::quiesce(command, leased, self);
+        let sticky = here.sticky.filter(|_| self.state == State::Open);
         self.become_state(State::Quiescing);
         self.operation = Some(operation);
         self.lease_until = leased.then(|| here.now + here.lease.as_millis() as u64);
-        Ok(vec![Effect::CloseGate(self.generation)])
+        Ok(match sticky {
+            Some(sticky) if !sticky.over && !sticky.deadline.is_zero() => {
+                self.known_until = Some(here.now + sticky.deadline.as_millis() as u64);
+                vec![Effect::KnowGate(self.generation)]
+            }
+            Some(_) => vec![Effect::CloseGate(self.generation), Effect::MigrateSessions],
+            None => vec![Effect::CloseGate(self.generation)],
+        })
+    }
+
+    /// As if the deadline had come.
+    fn migrate(&mut self, command: &Command) -> Result<Vec<Effect>, Refusal> {
+        match (self.state, &self.operation) {
+            (State::Quiescing, Some(held)) if held.id != command.operation => Err(self.busy()),
+            (State::Quiescing, Some(_)) if self.is_known() => Ok(self.close_known()),
+            (State::Quiescing, Some(_)) => Ok(Vec::new()),
+            (state, _) => Err(Refusal::WrongState { state }),
+        }
     }
 
     /// Open at g → g + 1, so that a quiesce still on its way comes too late; Quiescing at g + 1 → back at g + 2;
@@ -168,7 +192,9 @@ impl Placement {
             (State::Quiescing | State::Upgrading, Some(_)) => return Err(self.busy()),
             (state, _) => return Err(Refusal::WrongState { state }),
         };
-        if here.orphans > 0 && !force {
+        // By force also while sessions are left, which then go on elsewhere.
+        let knows = self.is_known();
+        if (here.orphans > 0 || knows) && !force {
             return Err(Refusal::NotDrained { active: 0, orphans: here.orphans });
         }
         freeze(self.generation.next())
@@ -178,7 +204,7 @@ impl Placement {
         self.want(desired.clone());
         self.become_state(State::Upgrading);
         self.operation = Some(operation);
-        Ok(vec![Effect::Stop])
+        Ok(if knows { vec![Effect::MigrateSessions, Effect::Stop] } else { vec![Effect::Stop] })
     }
 
     fn busy(&self) -> Refusal {

@@ -26,6 +26,10 @@ pub enum Event {
 pub enum Effect {
     CloseGate(Generation),
     OpenGate(Generation),
+    /// Open to known sessions only.
+    KnowGate(Generation),
+    /// The sessions that are left go on elsewhere (protocol P16); the gate is closed to them by then.
+    MigrateSessions,
     /// Mark every instance of the placement stopping, on disk; then stop it.
     Stop,
     /// Adopt the living instance of this release that is not marked stopping, or start one; then probe it.
@@ -48,7 +52,7 @@ impl Placement {
                 }
                 Vec::new()
             }
-            Event::Tick => self.tick(here.now),
+            Event::Tick => self.tick(here),
         }
     }
 
@@ -170,9 +174,20 @@ impl Placement {
         Vec::new()
     }
 
-    fn tick(&mut self, now: Millis) -> Vec<Effect> {
+    /// The gate closes to known sessions too: none is left, or they have been waited for long enough. A transition.
+    pub(super) fn close_known(&mut self) -> Vec<Effect> {
+        let lease_until = self.lease_until;
+        self.become_state(State::Quiescing);
+        self.lease_until = lease_until;
+        vec![Effect::CloseGate(self.generation), Effect::MigrateSessions]
+    }
+
+    fn tick(&mut self, here: &Here<'_>) -> Vec<Effect> {
+        let now = here.now;
+        let none_left = here.sticky.is_none_or(|sticky| sticky.over);
         match self.state {
             State::Quiescing if self.lease_until.is_some_and(|until| until <= now) => self.back(Outcome::LeaseExpired),
+            State::Quiescing if self.known_until.is_some_and(|until| none_left || until <= now) => self.close_known(),
             State::Closed if self.boot.closed_until.is_some_and(|until| until <= now) => self.may_open(),
             // Allowed before a quiesce that was taken back since.
             _ => self.open_if_may(),

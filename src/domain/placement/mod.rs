@@ -116,6 +116,9 @@ pub struct Placement {
     pub ended: Option<Ended>,
     /// Why the placement is `Failed`.
     pub failure: Option<String>,
+    /// Quiescing, with the gate open to known sessions: when it closes at the latest; a clock of this run.
+    #[serde(skip)]
+    pub known_until: Option<Millis>,
     /// When the lease of the quiesce runs out; a clock of this run.
     #[serde(skip)]
     pub lease_until: Option<Millis>,
@@ -140,6 +143,17 @@ pub struct Here<'a> {
     pub lease: Duration,
     /// Open connections of a dead process that an adopted instance may still be serving (protocol P9d).
     pub orphans: u64,
+    /// `None`: no session keeps a drain waiting.
+    pub sticky: Option<Sticky>,
+}
+
+/// What a server knows of the sessions that have to stay with an instance (protocol P16).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sticky {
+    /// How long a drain waits for them.
+    pub deadline: Duration,
+    /// For sure none is left, nor a request under way that may begin one.
+    pub over: bool,
 }
 
 impl Placement {
@@ -154,6 +168,7 @@ impl Placement {
             operation: None,
             ended: None,
             failure: None,
+            known_until: None,
             lease_until: None,
             boot: Boot::default(),
         }
@@ -163,10 +178,15 @@ impl Placement {
     fn become_state(&mut self, state: State) {
         self.state = state;
         self.generation = self.generation.next();
-        self.lease_until = None;
+        (self.lease_until, self.known_until) = (None, None);
         if state != State::Failed {
             self.failure = None;
         }
+    }
+
+    /// Quiescing, and open to known sessions still.
+    pub fn is_known(&self) -> bool {
+        self.known_until.is_some()
     }
 
     fn end(&mut self, outcome: Outcome) {

@@ -48,11 +48,11 @@ fn tell_with(
     orphans: u64,
     frozen: Result<(), NotDrained>,
 ) -> Result<Vec<Effect>, Refusal> {
-    placement.command(command, &Here { run: &run(), now: 0, lease: LEASE, orphans }, |_| frozen)
+    placement.command(command, &Here { run: &run(), now: 0, lease: LEASE, orphans, sticky: None }, |_| frozen)
 }
 
 fn happens(placement: &mut Placement, event: &Event, now: Millis) -> Vec<Effect> {
-    placement.event(event, &Here { run: &run(), now, lease: LEASE, orphans: 0 })
+    placement.event(event, &Here { run: &run(), now, lease: LEASE, orphans: 0, sticky: None })
 }
 
 fn quiescing() -> Placement {
@@ -218,4 +218,71 @@ fn a_first_install_needs_no_quiesce_and_a_removal_leaves_a_higher_generation() {
     tell(&mut placement, &command("o2", 3, Order::Remove { desired, force: false })).unwrap();
     happens(&mut placement, &Event::Stopped, 0);
     assert_eq!((stands(&placement), placement.release), ((State::Absent, 5), None));
+}
+
+fn sticky(over: bool) -> Here<'static> {
+    let run = Box::leak(Box::new(run()));
+    Here { run, now: 0, lease: LEASE, orphans: 0, sticky: Some(Sticky { deadline: LEASE / 2, over }) }
+}
+
+fn waiting() -> Placement {
+    let mut placement = open();
+    let effects = placement.command(&quiesce(5), &sticky(false), |_| unreachable!()).unwrap();
+    assert_eq!((effects, stands(&placement)), (vec![Effect::KnowGate(Generation(6))], (State::Quiescing, 6)));
+    placement
+}
+
+#[test]
+fn a_quiesce_with_sessions_waits_for_them_and_its_end_is_a_transition() {
+    let closes = |mut placement: Placement, here: &Here<'_>| (placement.event(&Event::Tick, here), placement);
+    assert_eq!(closes(waiting(), &sticky(false)).0, []);
+    let closed = vec![Effect::CloseGate(Generation(7)), Effect::MigrateSessions];
+    let at = |now| Here { now, ..sticky(false) };
+    for here in [sticky(true), at(30_000)] {
+        let (effects, mut placement) = closes(waiting(), &here);
+        assert_eq!((&effects, stands(&placement), placement.is_known()), (&closed, (State::Quiescing, 7), false));
+        assert_eq!(placement.lease_until, Some(60_000), "management's word is still needed");
+        assert_eq!(tell(&mut placement, &quiesce(5)), Ok(vec![]), "a repeat");
+        assert_eq!(tell(&mut placement, &upgrade(7, false)), Ok(vec![Effect::Stop]));
+        assert_eq!(tell(&mut placement, &upgrade(7, false)), Ok(vec![]), "a repeat");
+    }
+    assert_eq!(closes(waiting(), &at(29_999)).0, []);
+}
+
+#[test]
+fn a_quiesce_without_sessions_or_with_no_time_for_them_closes_at_once() {
+    let mut placement = open();
+    let effects = placement.command(&quiesce(5), &sticky(true), |_| unreachable!()).unwrap();
+    assert_eq!((effects[0].clone(), placement.is_known()), (Effect::CloseGate(Generation(6)), false));
+    let (mut placement, mut here) = (open(), sticky(false));
+    here.sticky = Some(Sticky { deadline: Duration::ZERO, over: false });
+    let effects = placement.command(&quiesce(5), &here, |_| unreachable!()).unwrap();
+    assert_eq!(effects, vec![Effect::CloseGate(Generation(6)), Effect::MigrateSessions]);
+}
+
+#[test]
+fn a_person_ends_the_wait_for_sessions_once_and_force_stops_in_spite_of_them() {
+    let migrate = |expected| command("o1", expected, Order::Migrate);
+    let mut placement = waiting();
+    assert!(matches!(tell(&mut placement, &command("o2", 6, Order::Migrate)), Err(Refusal::Busy { .. })));
+    let closed = vec![Effect::CloseGate(Generation(7)), Effect::MigrateSessions];
+    assert_eq!(tell(&mut placement, &migrate(6)), Ok(closed));
+    assert_eq!((tell(&mut placement, &migrate(6)), stands(&placement)), (Ok(vec![]), (State::Quiescing, 7)));
+    assert!(matches!(tell(&mut open(), &migrate(5)), Err(Refusal::WrongState { .. })));
+    let mut placement = waiting();
+    assert!(matches!(tell(&mut placement, &upgrade(6, false)), Err(Refusal::NotDrained { .. })));
+    assert_eq!(tell(&mut placement, &upgrade(6, true)), Ok(vec![Effect::MigrateSessions, Effect::Stop]));
+}
+
+#[test]
+fn a_wait_for_sessions_ends_with_a_reopen_a_lease_or_a_boot() {
+    let mut placement = waiting();
+    tell(&mut placement, &command("o1", 5, Order::Reopen)).unwrap();
+    assert_eq!((stands(&placement), placement.is_known()), ((State::Open, 7), false));
+    let mut placement = waiting();
+    let effects = placement.event(&Event::Tick, &Here { now: 60_000, ..sticky(false) });
+    assert_eq!(effects, vec![Effect::OpenGate(Generation(7)), Effect::Report]);
+    let mut placement = waiting();
+    placement.boot(5_000);
+    assert_eq!((stands(&placement), placement.is_known()), ((State::Closed, 7), false));
 }

@@ -116,6 +116,9 @@ pub struct Ripple {
     /// The new version was no good: what is upgraded goes back, by a ripple of its own.
     #[serde(default)]
     pub undoes_itself: bool,
+    /// A person waits no longer for sessions to end: those left go on elsewhere.
+    #[serde(default)]
+    pub migrates: bool,
     /// Why it failed or was aborted.
     pub reason: Option<String>,
     /// What it waits for now.
@@ -136,6 +139,7 @@ impl Ripple {
             verdicts: BTreeMap::new(),
             hooks: Vec::new(),
             undoes_itself: false,
+            migrates: false,
             reason: None,
             wait: None,
         }

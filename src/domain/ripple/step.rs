@@ -172,6 +172,9 @@ impl Move<'_> {
         let ours = report.operation.as_ref().is_some_and(|held| held.id == operation);
         match report.state {
             State::Quiescing if ours && self.ripple.asked == Asked::Abort => self.reopen(operation, expected),
+            State::Quiescing if ours && report.sessions.is_some() => {
+                self.waiting_for_sessions(report, operation, expected)
+            }
             State::Quiescing if ours => self.draining(report, operation, expected, closed_at.unwrap_or(self.now)),
             State::Upgrading if ours => {
                 self.want_target();
@@ -195,6 +198,22 @@ impl Move<'_> {
         report.ended.as_ref().is_some_and(|ended| ended.operation == *operation)
     }
 
+    /// The gate is open to known sessions. `drain_timeout` begins when it closes.
+    fn waiting_for_sessions(&mut self, report: &Report, operation: OperationId, expected: Generation) -> Moved {
+        let (server, Some(left)) = (self.server(), report.sessions.clone()) else { return self.wait(Reason::Answer) };
+        let Some(run) = self.list.servers.get(&server).and_then(|server| server.sealed.clone()) else {
+            return self.wait(Reason::Sealing);
+        };
+        self.set(StepPhase::Quiescing { operation: operation.clone(), expected, run, closed_at: None });
+        let until = Some(self.now + left.deadline_in_ms);
+        let wait = Wait { server: Some(server), reason: Reason::Sessions { left }, until };
+        let sends = match self.ripple.migrates.then(|| self.send(operation, report.generation, Order::Migrate)) {
+            Some(Moved::Sends(sends)) => sends,
+            _ => Vec::new(),
+        };
+        Moved::Waits(wait, sends)
+    }
+
     fn draining(&mut self, report: &Report, operation: OperationId, expected: Generation, closed_at: Millis) -> Moved {
         let Some(run) = self.list.servers.get(&self.server()).and_then(|server| server.sealed.clone()) else {
             return self.wait(Reason::Sealing);
@@ -202,7 +221,7 @@ impl Move<'_> {
         let phase = StepPhase::Quiescing { operation: operation.clone(), expected, run, closed_at: Some(closed_at) };
         self.set(phase);
         if report.is_drained() {
-            return self.order_upgrade(operation, expected.next(), false);
+            return self.order_upgrade(operation, report.generation, false);
         }
         let until = closed_at + self.ripple.plan.policy.drain_timeout.as_millis() as Millis;
         let reason = Reason::Draining { active: report.active, orphans: report.orphans, oldest: report.oldest.clone() };
@@ -220,7 +239,7 @@ impl Move<'_> {
     fn drain_timed_out(&mut self, report: &Report, id: OperationId, expected: Generation, wait: Wait) -> Moved {
         let force = self.ripple.plan.policy.on_drain_timeout == OnDrainTimeout::Force || report.active == 0;
         let moved = if force {
-            self.order_upgrade(id, expected.next(), true)
+            self.order_upgrade(id, report.generation, true)
         } else {
             self.ripple.asked = Asked::Abort;
             self.ripple.reason = Some(format!("drain_timeout ran out on {}: {}", self.server(), wait.reason));

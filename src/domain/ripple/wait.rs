@@ -9,7 +9,7 @@ use crate::domain::duration;
 use crate::domain::names::{OperationId, RippleId, ServerName};
 use crate::domain::placement::{Millis, Phase};
 use crate::domain::ripple::hooks::Hook;
-use crate::domain::server_list::OldestActive;
+use crate::domain::server_list::{OldestActive, SessionsLeft};
 
 /// What a ripple waits for, and until when at the most (management's own clock).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -49,6 +49,10 @@ pub enum Reason {
         orphans: u64,
         oldest: Option<OldestActive>,
     },
+    /// Sessions to end that have to stay on the server.
+    Sessions {
+        left: SessionsLeft,
+    },
     Upgrading {
         phase: Phase,
     },
@@ -84,6 +88,7 @@ impl Reason {
             Self::OtherOperation { .. } => "other_operation",
             Self::Answer => "answer",
             Self::Draining { .. } => "draining",
+            Self::Sessions { .. } => "sessions",
             Self::Upgrading { .. } => "upgrading",
             Self::Soaking { .. } => "soaking",
             Self::Promotion { .. } => "promotion",
@@ -110,6 +115,7 @@ impl fmt::Display for Reason {
             Self::OtherOperation { operation: None } => f.write_str("the placement to be open or absent"),
             Self::Answer => f.write_str("the server's answer to the quiesce"),
             Self::Draining { active, orphans, oldest } => draining(f, *active, *orphans, oldest.as_ref()),
+            Self::Sessions { left } => sessions(f, left),
             Self::Upgrading { phase } => f.write_str(match phase {
                 Phase::Quiescing | Phase::Stopping => "the old version to stop",
                 Phase::Starting => "the new version to start and become healthy",
@@ -142,4 +148,20 @@ fn draining(f: &mut fmt::Formatter<'_>, active: u64, orphans: u64, oldest: Optio
         write!(f, ", and {orphans} of the server's earlier run that its program may still be serving")?;
     }
     Ok(())
+}
+
+fn sessions(f: &mut fmt::Formatter<'_>, left: &SessionsLeft) -> fmt::Result {
+    let shown = |millis| duration::show(std::time::Duration::from_millis(millis));
+    let seconds = |millis: u64| shown(millis / 1_000 * 1_000);
+    let figures = &left.figures;
+    let plural = if figures.left == 1 { "" } else { "s" };
+    write!(f, "{} session{plural} to end, {} active", figures.left, figures.active)?;
+    if let Some(oldest) = &figures.oldest {
+        let (age, quiet) = (seconds(oldest.age_ms), seconds(oldest.quiet_ms));
+        write!(f, "; the oldest is {} of {age}, last request {quiet} ago", oldest.id)?;
+    }
+    if let Some(forecast) = figures.forecast_ms.filter(|forecast| *forecast < left.deadline_in_ms) {
+        write!(f, "; about {} to go", seconds(forecast))?;
+    }
+    write!(f, "; those left go on elsewhere in {}", seconds(left.deadline_in_ms))
 }

@@ -32,14 +32,46 @@ pub enum Standing {
     Aside,
 }
 
+/// How a placement fits a request's session.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Fit {
+    /// The request tells of no session.
+    #[default]
+    Any,
+    /// It is at home there, and taken there although no others may be.
+    Home,
+    /// It is of the version that the session should see.
+    Fits,
+    /// The same, of a session that should see no other again.
+    FitsAlone,
+    /// It is of another version: only before none at all.
+    Misfit,
+}
+
 /// One placement of the program, as the router's newest view has it.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate<'a> {
     pub server: &'a ServerName,
     pub generation: Generation,
     pub standing: Standing,
+    pub fit: Fit,
     /// Active requests there.
     pub active: u64,
+}
+
+impl Candidate<'_> {
+    /// The order of asking. Versions of sessions come before what is known of gates, for a gate tells for itself; a server
+    /// that cannot be reached does not.
+    fn rank(&self) -> u8 {
+        match (self.standing, self.fit) {
+            (Standing::Aside, _) => 5,
+            (_, Fit::Home) => 0,
+            (Standing::First, Fit::Any | Fit::Fits | Fit::FitsAlone) => 1,
+            (Standing::Last, Fit::FitsAlone) => 2,
+            (Standing::First, Fit::Misfit) => 3,
+            (Standing::Last, Fit::Any | Fit::Fits | Fit::Misfit) => 4,
+        }
+    }
 }
 
 /// What to do now.
@@ -213,7 +245,7 @@ impl Dispatch {
         let turn = |place: usize| if place >= first { place - first } else { place + count - first };
         let asked = |server: &ServerName| self.heard.iter().any(|heard| heard.asked && heard.server == *server);
         let left = view.enumerate().filter(|(_, candidate)| !asked(candidate.server));
-        left.min_by_key(|(place, candidate)| (candidate.standing, candidate.active, turn(*place)))
+        left.min_by_key(|(place, candidate)| (candidate.rank(), candidate.active, turn(*place)))
     }
 
     /// Whether the round that is now over ends the asking. All that is in the view was asked in it.

@@ -23,6 +23,7 @@ impl View {
             server,
             generation: Generation(*generation),
             standing: *standing,
+            fit: Fit::Any,
             active: *active,
         })
     }

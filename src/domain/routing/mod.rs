@@ -5,5 +5,5 @@ pub mod dispatch;
 pub mod pattern;
 pub mod table;
 
-pub use dispatch::{Candidate, Dispatch, GiveUp, Next, Standing};
+pub use dispatch::{Candidate, Dispatch, Fit, GiveUp, Next, Standing};
 pub use table::{Ask, Matched, RouteTable, Rule};

@@ -26,6 +26,7 @@ fn manifest(name: &str, routes: &[&str], matches: Vec<Match>) -> Manifest {
         request_timeout: second,
         body_limit: 1,
         health: Health { path: None, interval: second, timeout: second, start_timeout: second, unhealthy_after: 3 },
+        session: None,
         upgrade: UpgradeRule {
             batch: 1,
             hooks: Default::default(),

@@ -23,7 +23,7 @@ impl<'a> Cookies<'a> {
     }
 
     /// The values of neap's own cookie for a program: more than one where paths overlap.
-    pub fn own(&self, program: &str) -> impl Iterator<Item = &'a [u8]> {
+    pub fn own<'p>(&self, program: &'p str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'p> {
         self.pairs().filter_map(move |pair| {
             let rest = pair.strip_prefix(OWN)?.strip_prefix(program.as_bytes())?;
             rest.strip_prefix(b"=")

@@ -92,6 +92,44 @@ impl<'a> Tag<'a> {
     }
 }
 
+/// An authentic tag that outlives the text it was read from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeldTag {
+    pub id: SessionId,
+    pub issued: WallMillis,
+    pub old_key: bool,
+    text: Box<str>,
+}
+
+impl HeldTag {
+    /// Checks a tag that a client sent, and keeps it.
+    pub fn verify(text: &[u8], program: &ProgramName, keys: &Keys) -> Result<Self, BadTag> {
+        let Tag { id, issued, old_key, .. } = Tag::verify(text, program, keys)?;
+        let text = std::str::from_utf8(text).map_err(|_| BadTag::Malformed)?;
+        Ok(Self { id, issued, old_key, text: text.into() })
+    }
+
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    fn place(&self) -> (&str, &str) {
+        self.text.get(PLACE_AT..).and_then(|place| place.split_once('~')).unwrap_or_default()
+    }
+
+    pub fn server(&self) -> &str {
+        self.place().0
+    }
+
+    pub fn version(&self) -> &str {
+        self.place().1
+    }
+
+    pub fn is_at(&self, place: &Place) -> bool {
+        self.place() == (place.server.as_str(), place.version.as_str())
+    }
+}
+
 /// What a MAC is made of, in one piece on the stack.
 struct Signed {
     bytes: [u8; SIGNED_MAX],
@@ -139,10 +177,7 @@ mod tests {
     }
 
     fn place() -> Place {
-        Place {
-            server: ServerName::new("app-2").unwrap(),
-            version: Version::new("1.4.2+b~".trim_end_matches('~')).unwrap(),
-        }
+        Place { server: ServerName::new("app-2").unwrap(), version: Version::new("1.4.2+b").unwrap() }
     }
 
     fn written(keys: &Keys) -> Vec<u8> {
@@ -157,6 +192,10 @@ mod tests {
         let tag = Tag::verify(&text, &shop(), &keys(3, None)).unwrap();
         assert_eq!((tag.id, tag.issued, tag.old_key), (SessionId(7 << 64), NOW, false));
         assert!(tag.is_at(&place()));
+        let held = HeldTag::verify(&text, &shop(), &keys(3, None)).unwrap();
+        assert_eq!((held.id, held.server(), held.version()), (tag.id, tag.server, tag.version));
+        assert!(held.is_at(&place()) && held.text().as_bytes() == text);
+        assert!(HeldTag::verify(&text[1..], &shop(), &keys(3, None)).is_err());
         assert!(text.iter().all(|byte| byte.is_ascii_graphic() && !b"\",;\\".contains(byte)));
         assert!(text.len() <= TAG_LEN_MAX);
     }

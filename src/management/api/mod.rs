@@ -5,6 +5,7 @@ mod nodes;
 mod programs;
 mod releases;
 mod ripples;
+mod session_keys;
 mod sessions;
 
 use actix::{Addr, MailboxError};
@@ -141,6 +142,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .route(path::COMPONENTS, web::get().to(components::list))
         .route(path::COMPONENT_SCAN, web::post().to(components::scan))
         .route(path::COMPONENT, web::get().to(components::show))
+        .route(path::SESSION_KEYS_ROLL, web::post().to(session_keys::roll))
         .route(path::SESSIONS, web::get().to(sessions::list))
         .route(path::SESSION, web::get().to(sessions::show))
         .route(path::SESSION, web::delete().to(sessions::end))

@@ -13,6 +13,7 @@ use crate::domain::names::{ProgramName, RippleId, Version};
 use crate::domain::ripple::Asked;
 use crate::management::asks::{self, Planned, Undo};
 use crate::management::control::Control;
+use crate::management::session_asks;
 use crate::management::{receipt, ripple_view, views};
 use crate::wire::api::{PlanView, Receipt, RippleKind, RippleState, RippleView, UpgradeRequest, path};
 use crate::wire::messages::{ToServer, VersionFigures};
@@ -201,12 +202,17 @@ pub async fn act(desk: Data<Desk>, at: Path<(String, String)>, request: HttpRequ
             desk.with(move |control| asks::promote(control, &ripple, asked_by)).await??;
             return accepted(&desk, id).await;
         }
+        "migrate" => {
+            let asked_by = asked_by(&request);
+            desk.with(move |control| session_asks::migrate(control, &ripple, asked_by)).await??;
+            return accepted(&desk, id).await;
+        }
         "abort" => Asked::Abort,
         "pause" => Asked::Pause,
         "resume" => Asked::Nothing,
         other => {
             return Err(Problem::new(Code::NotBuiltYet, format!("a ripple cannot be asked to {other}"))
-                .hint("it can abort, pause, resume, promote and undo"));
+                .hint("it can abort, pause, resume, promote, migrate and undo"));
         }
     };
     let asked_by = asked_by(&request);

@@ -213,7 +213,7 @@ impl Inside {
     ) -> Result<(), crate::domain::placement::Refusal> {
         self.seal.admit(&command.term)?;
         let (run, active) = (self.identity.run.clone(), self.active);
-        let here = Here { run: &run, now: 0, lease: Duration::from_secs(60), orphans: 0 };
+        let here = Here { run: &run, now: 0, lease: Duration::from_secs(60), orphans: 0, sticky: None };
         let placement = self.placements.entry(program.clone()).or_insert_with(|| Placement::absent(program.clone()));
         let freeze = |_| if active == 0 { Ok(()) } else { Err(NotDrained { open: false, active }) };
         let mut effects = placement.command(command, &here, freeze)?;
@@ -224,7 +224,11 @@ impl Inside {
                     Some(why) => Event::StartFailed(why.clone()),
                     None => Event::Started,
                 },
-                Effect::CloseGate(_) | Effect::OpenGate(_) | Effect::Report => continue,
+                Effect::CloseGate(_)
+                | Effect::KnowGate(_)
+                | Effect::OpenGate(_)
+                | Effect::MigrateSessions
+                | Effect::Report => continue,
             };
             effects.extend(placement.event(&event, &here));
         }

@@ -3,6 +3,7 @@
 
 use std::task::{Context, Poll};
 
+use super::super::affinity;
 use super::super::heads;
 use super::super::ledger::End;
 use super::Request;
@@ -23,13 +24,16 @@ impl Attempts for Request {
     }
 
     fn keeps_header(&self, name: &str) -> bool {
-        self.names.keeps(name)
+        self.names.keeps(name) && self.carried.as_ref().is_none_or(|carried| carried.keeps(name))
     }
 
     fn write_headers(&self, head: &RequestHead<'_>, peer: Peer, out: &mut HeadWriter<'_>) {
         forwarded::write(head, peer.addr, self.trusted, peer.scheme(), out);
         if let Some(prefix) = head.path.get(..self.strip).filter(|prefix| !prefix.is_empty()) {
             out.add("X-Forwarded-Prefix", prefix);
+        }
+        if let Some(carried) = &self.carried {
+            carried.write_cookies(head, out);
         }
         self.names.write(&self.worker.ids, out);
     }
@@ -65,11 +69,16 @@ impl Attempts for Request {
     }
 
     fn write_target_headers(&self, out: &mut HeadWriter<'_>) {
-        // These are for a server: no program sees them.
-        if self.visit.is_none() {
+        if let Some(visit) = &self.visit {
+            visit.write_headers(out);
+        } else {
+            // These are for a server: no program sees them.
             out.add(heads::PROGRAM, self.program.name().as_str());
             if let Some(secret) = &self.worker.shared.rules.secret {
                 out.add(heads::CLUSTER_KEY, secret.key());
+            }
+            if let Some(tag) = self.carried.as_ref().and_then(|carried| carried.tag.as_ref()) {
+                out.add(affinity::TAG, tag.text());
             }
         }
     }
@@ -89,8 +98,8 @@ impl Attempts for Request {
             claim.server().take_back();
             self.worker.shared.wake();
         }
-        if let Some(visit) = &self.visit {
-            visit.answered();
+        if let Some(visit) = &mut self.visit {
+            visit.answered(head, out);
         }
         // What a program says of its version is not believed.
         let version = match &self.visit {

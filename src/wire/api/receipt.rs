@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use crate::domain::ledger::Sessions;
 use crate::domain::names::{NodeName, ProgramName, RippleId, ServerName, Version};
 
 /// The account of a ripple, the difference of two cuts of the ledger.
@@ -26,6 +27,9 @@ pub struct Receipt {
     pub redispatched: u64,
     /// Kept by a router while no server could take them.
     pub held: u64,
+    /// What became of the program's sessions.
+    #[serde(default)]
+    pub sessions: Sessions,
     /// On a server that died, with no router left to say how they ended.
     pub unaccounted: u64,
     /// At most 100 of those cut or failed, by name.

@@ -28,3 +28,9 @@ pub struct SessionDataView {
     /// As `ETag` says it.
     pub tag: String,
 }
+
+/// The keys of sessions' tags, by number: what they are is nobody's business.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SessionKeysView {
+    pub number: u32,
+}

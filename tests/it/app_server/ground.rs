@@ -111,13 +111,14 @@ async fn answer(desk: web::Data<Mutex<Desk>>, body: web::Bytes) -> HttpResponse 
     let term = term(1);
     match envelope.body {
         ToManagement::Register(_) => HttpResponse::Ok().json(Welcome {
+            tag_keys: None,
             management: term.management.clone(),
             run: RunId::new("r").unwrap(),
             term,
         }),
         ToManagement::Heartbeat(_) => {
             let (renewed, kept_closed) = (desk.renewals.clone(), desk.kept_closed.clone());
-            HttpResponse::Ok().json(Renewals { term, renewed, kept_closed, unknown: false })
+            HttpResponse::Ok().json(Renewals { tag_keys: None, term, renewed, kept_closed, unknown: false })
         }
         _ => HttpResponse::Ok().json(serde_json::json!({})),
     }

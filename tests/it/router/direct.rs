@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use neap::domain::names::{Generation, ProgramName, RunId, ServerName, Version};
-use neap::proxy::{About, LongLived, Outcome, Target};
+use neap::domain::session::HeldTag;
+use neap::proxy::{About, HeadWriter, LongLived, Outcome, ResponseHead, Target};
 use neap::router::{Desk, Here, Visit};
 use neap::wire::messages::Counts;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -124,6 +126,12 @@ impl LocalVisit {
 }
 
 impl Visit for LocalVisit {
+    fn carry(&mut self, tag: Option<Rc<HeldTag>>, _: bool) {
+        self.say(format!("carries {:?}", tag.map(|tag| tag.id)));
+    }
+
+    fn write_headers(&self, _: &mut HeadWriter<'_>) {}
+
     fn admit(&mut self, about: &About, now: Instant) -> Result<Target, Generation> {
         self.desk.admitted.lock().unwrap().push(now);
         let mut takes = self.desk.takes.lock().unwrap();
@@ -154,7 +162,7 @@ impl Visit for LocalVisit {
         self.say("withdrawn".into());
     }
 
-    fn answered(&self) {}
+    fn answered(&mut self, _: &ResponseHead<'_>, _: &mut HeadWriter<'_>) {}
 
     fn version(&self) -> Option<&Version> {
         Some(&self.version)

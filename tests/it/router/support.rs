@@ -268,6 +268,7 @@ pub fn list(revision: u64, servers: &[&Server]) -> RouterList {
         generation: Generation(1),
         version: Some(Version::new("1.0").unwrap()),
         takes_requests: true,
+        keeps_sessions: false,
         active: 0,
     };
     let text = "name = \"shop\"\nversion = \"1.0\"\nroutes = [\"*/shop\"]\n[static]\nroot = \"public\"\n";
@@ -276,7 +277,7 @@ pub fn list(revision: u64, servers: &[&Server]) -> RouterList {
         stamp: stamp(revision),
         since: None,
         servers: servers.iter().map(|one| RouterServer { name: named(one), data: one.addr, up: true }).collect(),
-        programs: vec![RouterProgram { manifest, placements: servers.iter().map(placement).collect() }],
+        programs: vec![RouterProgram { manifest, placements: servers.iter().map(placement).collect(), forward: None }],
         removed: Vec::new(),
     }
 }

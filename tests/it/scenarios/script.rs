@@ -282,6 +282,7 @@ fn sent(send: &Send) -> String {
                 Order::Quiesce { .. } => "quiesce".to_owned(),
                 Order::Reopen => "reopen".to_owned(),
                 Order::Open => "open".to_owned(),
+                Order::Migrate => "migrate".to_owned(),
                 Order::Upgrade { to, force, .. } => {
                     format!("upgrade to {}{}", to.version, if *force { ", by force" } else { "" })
                 }

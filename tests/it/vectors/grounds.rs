@@ -91,6 +91,7 @@ fn list(to: SocketAddr, run: &RunId) -> RouterList {
         generation: Generation(1),
         version: Some(Version::new("1.0").unwrap()),
         takes_requests: true,
+        keeps_sessions: false,
         active: 0,
     };
     let program = |name: &str, routes: &str| {
@@ -99,7 +100,7 @@ fn list(to: SocketAddr, run: &RunId) -> RouterList {
              [static]\nroot = \"public\"\nbody_limit = \"{BODY_LIMIT}\"\n"
         );
         let manifest = manifest::parse("program.toml", &text).unwrap();
-        RouterProgram { manifest, placements: vec![placement.clone()] }
+        RouterProgram { manifest, placements: vec![placement.clone()], forward: None }
     };
     RouterList {
         stamp: stamp(1),

@@ -1,0 +1,188 @@
+//! Owns a session's part in one request at this server: known by its tag, told to the program, begun or ended by what the
+//! program answers, and listed before the request's claim is given back (protocol P16). Must not know how a request came,
+//! or where lists are kept.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::session_lists::ProgramList;
+use crate::domain::names::{ProgramName, ServerName, Version};
+use crate::domain::program::{Manifest, SessionRule};
+use crate::domain::session::{HeldTag, Place, ProgramCookie, SessionId, Tag, WallMillis, set_by_program};
+use crate::domain::session_list::{Arrival, End};
+use crate::link::tag_keys::TagKeys;
+use crate::proxy::{HeadWriter, ResponseHead};
+
+/// By which a program hears of the session.
+const SESSION_HEADER: &str = "Neap-Session";
+const SET_COOKIE: &str = "Set-Cookie";
+
+/// What requests to one instance need to know of sessions.
+#[derive(Debug)]
+pub struct Sessions {
+    pub list: Arc<ProgramList>,
+    pub place: Place,
+    keys: TagKeys,
+    program: ProgramName,
+    rule: SessionRule,
+    path: String,
+}
+
+/// What a request's client sent of a session.
+#[derive(Clone, Debug, Default)]
+pub struct Carried {
+    pub tag: Option<Rc<HeldTag>>,
+    /// Through TLS.
+    pub secure: bool,
+}
+
+/// One admitted request's session; given back by drop.
+#[derive(Debug)]
+pub struct Stay {
+    sessions: Arc<Sessions>,
+    id: SessionId,
+    /// It is in the list, with this request under way.
+    listed: bool,
+    /// Its tag is of here, and new enough.
+    tagged: bool,
+    secure: bool,
+}
+
+impl Sessions {
+    /// `None`: the program has none.
+    pub fn of(
+        manifest: &Manifest,
+        server: &ServerName,
+        version: &Version,
+        keys: &TagKeys,
+        list: impl FnOnce() -> Arc<ProgramList>,
+    ) -> Option<Arc<Self>> {
+        let rule = manifest.session.clone()?;
+        let (list, place) = (list(), Place { server: server.clone(), version: version.clone() });
+        list.settle(place.clone(), millis(rule.idle));
+        let (program, path, keys) = (manifest.name.clone(), manifest.cookie_path().to_owned(), keys.clone());
+        Some(Arc::new(Self { list, place, keys, program, rule, path }))
+    }
+
+    /// Whether the tag says that its session is at home here, and it has not ended.
+    pub fn knows(&self, carried: &Carried) -> bool {
+        let is_here = |tag: &&Rc<HeldTag>| tag.is_at(&self.place) && !self.list.is_over(tag.id, tag.issued, now());
+        carried.tag.as_ref().filter(is_here).is_some()
+    }
+
+    /// The tag is the one of a session that was at home elsewhere.
+    pub fn check(&self, text: &[u8]) -> Option<Rc<HeldTag>> {
+        let keys = self.keys.get();
+        HeldTag::verify(text, &self.program, keys.as_ref()?).ok().map(Rc::new)
+    }
+
+    /// A request was admitted.
+    pub fn enter(self: &Arc<Self>, carried: &Carried) -> Option<Stay> {
+        // Without a key no tag could be believed when it comes back.
+        if self.keys.get().is_none() {
+            return None;
+        }
+        let (now, secure) = (now(), carried.secure);
+        if let Some(tag) = &carried.tag {
+            match self.list.arrive(tag.id, tag.issued, &self.place, now) {
+                Arrival::Known | Arrival::Listed => {
+                    let is_new = now < tag.issued.saturating_add(millis(self.rule.idle) / 8) && !tag.old_key;
+                    let tagged = is_new && tag.is_at(&self.place);
+                    return Some(Stay { sessions: self.clone(), id: tag.id, listed: true, tagged, secure });
+                }
+                Arrival::Full => return None,
+                Arrival::Ended => {}
+            }
+        }
+        let id = SessionId::from_bytes(rand::random());
+        self.list.mint(id);
+        Some(Stay { sessions: self.clone(), id, listed: false, tagged: false, secure })
+    }
+}
+
+impl Stay {
+    pub fn write_headers(&self, out: &mut HeadWriter<'_>) {
+        out.add(SESSION_HEADER, self.id.text());
+    }
+
+    /// The program's answer begins, ends or goes on with the session.
+    pub fn answered(&mut self, head: &ResponseHead<'_>, out: &mut HeadWriter<'_>) {
+        let now = now();
+        match self.cookie_in(head, now) {
+            Some(ProgramCookie::Cleared) if self.listed => {
+                self.sessions.list.end(self.id, End::Cleared, now);
+                self.forget(out);
+                return;
+            }
+            Some(ProgramCookie::Set) if !self.listed => {
+                self.sessions.list.unmint(self.id);
+                self.listed = true;
+                if !self.sessions.list.begin(self.id, &self.sessions.place, now) {
+                    tracing::warn!(program = %self.sessions.program, "the Session List is full: a session is not known");
+                    return;
+                }
+            }
+            // One that neap begins counts once its tag has come back.
+            None if self.sessions.rule.cookie.is_none() => {}
+            _ if !self.listed => return,
+            _ => {}
+        }
+        if !self.tagged {
+            self.tag(now, out);
+        }
+    }
+
+    /// What the answer does to the program's own cookie: the last of its words counts.
+    fn cookie_in(&self, head: &ResponseHead<'_>, now: WallMillis) -> Option<ProgramCookie> {
+        let name = self.sessions.rule.cookie.as_deref()?;
+        let fields = head.headers.iter().filter(|field| field.name.eq_ignore_ascii_case(SET_COOKIE));
+        fields.filter_map(|field| set_by_program(field.value, name, now)).last()
+    }
+
+    fn tag(&self, now: WallMillis, out: &mut HeadWriter<'_>) {
+        let keys = self.sessions.keys.get();
+        let Some(keys) = keys.as_ref() else { return };
+        let (place, program) = (&self.sessions.place, &self.sessions.program);
+        let mut value = format!("neap_{program}=").into_bytes();
+        Tag::write(self.id, (&place.server, &place.version), now, program, keys, &mut value);
+        self.write(value, out);
+    }
+
+    fn forget(&self, out: &mut HeadWriter<'_>) {
+        self.write(format!("neap_{}=; Max-Age=0", self.sessions.program).into_bytes(), out);
+    }
+
+    fn write(&self, mut value: Vec<u8>, out: &mut HeadWriter<'_>) {
+        value.extend_from_slice(b"; Path=");
+        value.extend_from_slice(self.sessions.path.as_bytes());
+        value.extend_from_slice(b"; HttpOnly; SameSite=Lax");
+        if self.secure {
+            value.extend_from_slice(b"; Secure");
+        }
+        out.add(SET_COOKIE, value);
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        if self.listed {
+            self.sessions.list.finish(self.id, now());
+        } else {
+            self.sessions.list.unmint(self.id);
+        }
+    }
+}
+
+fn millis(duration: std::time::Duration) -> WallMillis {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The wall clock: sessions outlive runs.
+pub fn now() -> WallMillis {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| millis(since))
+}
+
+#[cfg(test)]
+#[path = "stay_tests.rs"]
+mod tests;
