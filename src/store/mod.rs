@@ -13,6 +13,7 @@ pub mod behind;
 mod export;
 pub mod mapped;
 mod open;
+mod sealed;
 pub mod tagged;
 mod tally;
 
@@ -127,7 +128,7 @@ impl Change {
 
     /// Writes the record as these bytes: for those that are many. Such a one is read as bytes alone.
     pub fn bytes(tree: Tree, key: impl Into<String>, value: Vec<u8>) -> Self {
-        Self { tree, key: key.into(), value: Some(value) }
+        Self { tree, key: key.into(), value: Some(sealed::seal(&value)) }
     }
 
     /// Removes the record, if there is one.
@@ -199,7 +200,10 @@ impl Store {
 
     /// Reads one record that was written as bytes.
     pub fn get_bytes(&self, tree: Tree, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        guarded(|| Ok(self.shared.records.get(full_key(tree, key))?.map(|value| value.to_vec())))
+        match guarded(|| Ok(self.shared.records.get(full_key(tree, key))?))? {
+            Some(value) => Ok(Some(sealed::unseal(&value).ok_or_else(|| damaged(key))?.to_vec())),
+            None => Ok(None),
+        }
     }
 
     /// Shows every record whose key starts with `prefix`, by key, one after the other: they may be a million.
@@ -209,7 +213,7 @@ impl Store {
             for record in self.shared.records.scan_prefix(full_key(tree, prefix)) {
                 let (key, value) = record?;
                 let key = std::str::from_utf8(&key).map_err(|_| StoreError::Failed("a key is not text".into()))?;
-                take(&key[skip..], &value);
+                take(&key[skip..], sealed::unseal(&value).ok_or_else(|| damaged(key))?);
             }
             Ok(())
         })
@@ -231,6 +235,10 @@ impl Store {
     pub fn size_on_disk(&self) -> Result<u64, StoreError> {
         guarded(|| Ok(self.shared.db.size_on_disk()?))
     }
+}
+
+fn damaged(key: &str) -> StoreError {
+    StoreError::Failed(format!("the record {key} is not what was written"))
 }
 
 fn full_key(tree: Tree, key: &str) -> String {

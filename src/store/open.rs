@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::sealed::unseal;
 use super::tally::Tally;
 use super::{Store, StoreError, guarded};
 
@@ -184,7 +185,8 @@ fn open_once(path: &Path, options: Options) -> Result<(sled::Db, sled::Tree), St
         let records = db.open_tree(RECORDS_TREE)?;
         for record in records.iter() {
             let (key, value) = record?;
-            if std::str::from_utf8(&key).is_err() || serde_json::from_slice::<serde::de::IgnoredAny>(&value).is_err() {
+            let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(&value).is_ok();
+            if std::str::from_utf8(&key).is_err() || !(unseal(&value).is_some() || is_json()) {
                 return Err(StoreError::Failed("a record is not what was written".to_owned()));
             }
         }
