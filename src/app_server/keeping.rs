@@ -5,11 +5,13 @@
 //! ```text
 //! disk     the server's own store of sessions, restored at its start
 //! teller   batches of what changed, to disk and to each management; P16's "take"
+//! arrivals sessions that come from another server
 //! data     a session's data: here, at management, or at the server where the session was
 //! sources  who is asked for data: management, and the server before
 //! port     where programs find it, on loopback; and what other servers ask
 //! ```
 
+pub mod arrivals;
 pub mod data;
 pub mod disk;
 pub mod port;
@@ -37,6 +39,7 @@ use crate::programs::ports::{PortLease, Ports};
 use crate::programs::session_url::SessionUrl;
 use crate::store::StoreError;
 
+use arrivals::{Arrivals, Came};
 use data::SessionData;
 use disk::Disk;
 use teller::{Links, Teller};
@@ -59,6 +62,8 @@ pub trait Lists: Send + Sync {
     fn contains(&self, program: &ProgramName, id: SessionId) -> bool;
     /// Whether a program may keep data in it: it is listed, or a request under way may begin it.
     fn knows(&self, program: &ProgramName, id: SessionId) -> bool;
+    /// Data is kept in it: one that a request under way may begin has begun.
+    fn keep(&self, program: &ProgramName, id: SessionId);
     /// Whether it was here.
     fn end(&self, program: &ProgramName, id: SessionId, how: End) -> bool;
 }
@@ -72,7 +77,7 @@ pub struct Keeping {
     disk: Disk,
     is_new: bool,
     listener: TcpListener,
-    due: mpsc::Receiver<(ProgramName, SessionId)>,
+    due: mpsc::Receiver<Came>,
     /// No instance is given the port.
     port: Option<PortLease>,
 }
@@ -113,7 +118,10 @@ impl Keeping {
         }
         let links =
             Links { identity: identity.clone(), client: client.clone(), management: settings.management.clone() };
-        let (data, due) = SessionData::begin(links.clone(), lists.clone(), disk.clone());
+        let (arrivals, due) = Arrivals::begin();
+        let arrivals = Arc::new(arrivals);
+        lists.tell_arrivals_to(arrivals.clone());
+        let data = SessionData::begin(links.clone(), lists.clone(), disk.clone(), arrivals);
         let urls = SessionUrl::new(format!("http://{at}"), &key);
         Ok(Self { lists, links, data, urls, disk, is_new, listener, due, port: wanted })
     }
@@ -124,7 +132,7 @@ impl Keeping {
         let teller = Teller::new(links, lists.clone(), disk.clone(), data.clone(), is_new);
         let desk = port::Desk { urls, lists: lists.clone(), data: data.clone() };
         let handle = port::serve(listener, desk)?;
-        let tasks = vec![tokio::task::spawn_local(teller.run()), tokio::task::spawn_local(data.prefetch_all(due))];
+        let tasks = vec![tokio::task::spawn_local(teller.run()), tokio::task::spawn_local(data.take_all(due))];
         Ok(Kept { tasks, handle, lists, disk, _port: port })
     }
 }

@@ -14,7 +14,6 @@ mod components;
 mod control;
 mod direct;
 mod hands;
-#[allow(dead_code, reason = "what a request with a session asks of it comes with `visit`")]
 mod keeping;
 pub mod ledger;
 mod machine;
@@ -25,7 +24,6 @@ mod program;
 mod records;
 mod requests;
 mod server;
-#[allow(dead_code, reason = "what a request with a session asks of it comes with `visit`")]
 mod session_lists;
 mod settings;
 mod shared;

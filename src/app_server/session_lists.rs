@@ -3,13 +3,14 @@
 //! (`visit`), or where lists are kept beyond memory (`keeping`).
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use crate::domain::names::ProgramName;
 use crate::domain::session::{AsItself, Place, SessionId, WallMillis};
 use crate::domain::session_list::{Arrival, Bounds, Change, End, Figures, Session, SessionList};
 
 use super::keeping::Lists;
+use super::keeping::arrivals::{Arrivals, Came};
 
 /// Parts of one program's list; a power of two.
 const PARTS: usize = 16;
@@ -24,6 +25,7 @@ const MINTED_MAX: usize = 100_000;
 #[derive(Debug)]
 pub struct SessionLists {
     most: usize,
+    arrivals: Arc<OnceLock<Arc<Arrivals>>>,
     programs: RwLock<BTreeMap<ProgramName, Arc<ProgramList>>>,
 }
 
@@ -35,12 +37,19 @@ pub struct ProgramList {
     place: RwLock<Option<Place>>,
     /// Handed out, and how many requests under way bear each.
     minted: Mutex<HashMap<SessionId, u32, AsItself>>,
+    arrivals: Arc<OnceLock<Arc<Arrivals>>>,
 }
 
 impl SessionLists {
     /// With at most so many sessions of one program.
     pub fn new(most: usize) -> Self {
-        Self { most, programs: RwLock::default() }
+        Self { most, arrivals: Arc::default(), programs: RwLock::default() }
+    }
+
+    /// Who hears of sessions that come from another server.
+    pub fn tell_arrivals_to(&self, arrivals: Arc<Arrivals>) {
+        // Said once, when the role begins.
+        let _ = self.arrivals.set(arrivals);
     }
 
     /// The list of a program; a new one where there was none.
@@ -50,7 +59,10 @@ impl SessionLists {
         }
         let mut programs = self.programs.write().unwrap_or_else(PoisonError::into_inner);
         let bounds = Bounds { idle: IDLE_DEFAULT, sessions: self.most.div_ceil(PARTS) };
-        programs.entry(name.clone()).or_insert_with(|| Arc::new(ProgramList::new(bounds))).clone()
+        programs
+            .entry(name.clone())
+            .or_insert_with(|| Arc::new(ProgramList::new(bounds, self.arrivals.clone())))
+            .clone()
     }
 
     fn find(&self, name: &ProgramName) -> Option<Arc<ProgramList>> {
@@ -59,9 +71,9 @@ impl SessionLists {
 }
 
 impl ProgramList {
-    fn new(bounds: Bounds) -> Self {
+    fn new(bounds: Bounds, arrivals: Arc<OnceLock<Arc<Arrivals>>>) -> Self {
         let parts = (0..PARTS).map(|_| Mutex::new(SessionList::new(bounds))).collect();
-        Self { parts, place: RwLock::default(), minted: Mutex::default() }
+        Self { parts, place: RwLock::default(), minted: Mutex::default(), arrivals }
     }
 
     fn part(&self, id: SessionId) -> MutexGuard<'_, SessionList> {
@@ -84,7 +96,9 @@ impl ProgramList {
     }
 
     pub fn begin(&self, id: SessionId, place: &Place, now: WallMillis) -> bool {
-        self.part(id).begin(id, place, now)
+        let mut part = self.part(id);
+        // Where the program has put data into it, it has begun.
+        if part.contains(id) { part.arrive(id, now, place, now) == Arrival::Known } else { part.begin(id, place, now) }
     }
 
     pub fn arrive(&self, id: SessionId, issued: WallMillis, place: &Place, now: WallMillis) -> Arrival {
@@ -130,6 +144,13 @@ impl ProgramList {
     pub fn figures(&self, now: WallMillis) -> Figures {
         let parts: Vec<_> = self.parts().collect();
         SessionList::figures(parts.iter().map(|part| &**part), now)
+    }
+
+    /// A session has come here from another server.
+    pub fn came(&self, came: impl FnOnce() -> Came) {
+        if let Some(arrivals) = self.arrivals.get() {
+            arrivals.tell(came());
+        }
     }
 
     /// An id is handed out to a request that may begin a session with it.
@@ -196,6 +217,17 @@ impl Lists for SessionLists {
 
     fn knows(&self, program: &ProgramName, id: SessionId) -> bool {
         self.find(program).is_some_and(|list| list.contains(id) || lock(&list.minted).contains_key(&id))
+    }
+
+    fn keep(&self, program: &ProgramName, id: SessionId) {
+        let Some(list) = self.find(program) else { return };
+        let place = list.place.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let (mut part, now) = (list.part(id), super::keeping::now());
+        if let Some(place) = place.filter(|_| !part.contains(id))
+            && part.begin(id, &place, now)
+        {
+            part.finish(id, now);
+        }
     }
 
     fn end(&self, program: &ProgramName, id: SessionId, how: End) -> bool {

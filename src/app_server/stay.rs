@@ -5,6 +5,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::keeping::arrivals::Came;
 use super::session_lists::ProgramList;
 use crate::domain::names::{ProgramName, ServerName, Version};
 use crate::domain::program::{Manifest, SessionRule};
@@ -88,6 +89,7 @@ impl Sessions {
                 Arrival::Known | Arrival::Listed => {
                     let is_new = now < tag.issued.saturating_add(millis(self.rule.idle) / 8) && !tag.old_key;
                     let tagged = is_new && tag.is_at(&self.place);
+                    self.moved(tag);
                     return Some(Stay { sessions: self.clone(), id: tag.id, listed: true, tagged, secure });
                 }
                 Arrival::Full => return None,
@@ -97,6 +99,18 @@ impl Sessions {
         let id = SessionId::from_bytes(rand::random());
         self.list.mint(id);
         Some(Stay { sessions: self.clone(), id, listed: false, tagged: false, secure })
+    }
+}
+
+impl Sessions {
+    /// One that was at home elsewhere is taken in the master list, and its data fetched.
+    fn moved(&self, tag: &HeldTag) {
+        if tag.server() == self.place.server.as_str() {
+            return;
+        }
+        let (Ok(server), Ok(version)) = (tag.server().parse(), tag.version().parse()) else { return };
+        let (program, to) = (self.program.clone(), self.place.clone());
+        self.list.came(|| Came { program, id: tag.id, from: Place { server, version }, to });
     }
 }
 
@@ -136,7 +150,7 @@ impl Stay {
     fn cookie_in(&self, head: &ResponseHead<'_>, now: WallMillis) -> Option<ProgramCookie> {
         let name = self.sessions.rule.cookie.as_deref()?;
         let fields = head.headers.iter().filter(|field| field.name.eq_ignore_ascii_case(SET_COOKIE));
-        fields.filter_map(|field| set_by_program(field.value, name, now)).last()
+        fields.filter_map(|field| set_by_program(field.value, name, now)).next_back()
     }
 
     fn tag(&self, now: WallMillis, out: &mut HeadWriter<'_>) {
@@ -180,7 +194,7 @@ fn millis(duration: std::time::Duration) -> WallMillis {
 /// The wall clock: sessions outlive runs.
 pub fn now() -> WallMillis {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| millis(since))
+    since.map_or(0, millis)
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ impl Hooks {
         let rooms = Rooms::open(data_dir.join("hooks"))?;
         // Not the scope of a server in the same process, which ends what it does not know.
         let scope = instance::scope(&node, &data_dir.join("hooks"));
-        Ok(Self { around: Surroundings { binary, node, data_dir }, scope, shelf, rooms })
+        Ok(Self { around: Surroundings { binary, node, data_dir, sessions: None }, scope, shelf, rooms })
     }
 
     /// Ends what an earlier run of this management left running.

@@ -302,7 +302,7 @@ fn watch(
 fn happen(cluster: &Cluster, world: &mut World, server: usize, event: &Event, now: u64) {
     let held = &mut world.servers[server];
     let run = held.run(server);
-    let here = Here { run: &run, now, lease: Duration::from_secs(60), orphans: held.orphans() };
+    let here = Here { run: &run, now, lease: Duration::from_secs(60), orphans: held.orphans(), sticky: None };
     let before = held.placement.clone();
     let mut placement = (*before).clone();
     let effects = placement.event(event, &here);

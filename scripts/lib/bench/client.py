@@ -31,6 +31,18 @@ def request(path="/", headers=None):
     return f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode()
 
 
+def cookie(port, headers):
+    """The cookie that one request's answer sets."""
+    with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_WITHIN) as asked:
+        asked.sendall(request(headers={**headers, "Connection": "close"}))
+        head = asked.makefile("rb").read().partition(b"\r\n\r\n")[0].decode()
+    for line in head.split("\r\n"):
+        name, _, value = line.partition(":")
+        if name.lower() == "set-cookie":
+            return value.strip().partition(";")[0]
+    raise Trouble(f"no cookie is set: {head!r}")
+
+
 class Connection:
     def __init__(self, port):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=ANSWER_WITHIN)

@@ -53,9 +53,9 @@ class Neap:
 
         process.wait_until(is_up, START_WITHIN, "is not known to management")
 
-    def deploy(self, management, cpu):
-        """The program whose instances are nginx, on the upstream's core."""
-        self.ask(management, "--quiet", "deploy", upstream.release(self.place, PROGRAM, cpu), "--yes")
+    def deploy(self, management, cpu, sessions=None):
+        """The program whose instances are nginx, on the upstream's core; `sessions`: its policy."""
+        self.ask(management, "--quiet", "deploy", upstream.release(self.place, PROGRAM, cpu, sessions), "--yes")
 
     def server_list(self):
         """A Server List of one program on one server, as a router keeps it on disk. Taken from a real cluster, once."""
@@ -110,17 +110,17 @@ class Neap:
         }
         return settings, data
 
-    def server(self, name, cpu, instances_cpu, wrapper=()):
+    def server(self, name, cpu, instances_cpu, wrapper=(), sessions=None):
         """A server whose program is nginx, with the management that deployed it."""
         management = self.management(f"{name}-management")
         settings, data = self.server_settings()
         settings["cluster.management"] = f'["http://127.0.0.1:{management}"]'
         process = self.node(name, "app-server", settings, cpu, data, wrapper)
         self.await_up(management, process, "app-server")
-        self.deploy(management, instances_cpu)
+        self.deploy(management, instances_cpu, sessions)
         return process, data
 
-    def both(self, name, cpu, instances_cpu, wrapper=()):
+    def both(self, name, cpu, instances_cpu, wrapper=(), sessions=None):
         """One node with both roles: router and server."""
         management = self.management(f"{name}-management")
         settings, _ = self.server_settings()
@@ -132,7 +132,7 @@ class Neap:
         }
         process = self.node(name, "router,app-server", settings, cpu, http, wrapper)
         self.await_up(management, process, "router", "app-server")
-        self.deploy(management, instances_cpu)
+        self.deploy(management, instances_cpu, sessions)
         return process, http
 
 

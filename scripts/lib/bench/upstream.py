@@ -52,8 +52,8 @@ def start(rig, cpu):
     return port
 
 
-def release(rig, name, cpu):
-    """The upstream as a program that can be deployed; its directory. Instances run on the core `cpu`."""
+def release(rig, name, cpu, sessions=None):
+    """The upstream as a program that can be deployed; its directory. Instances run on the core `cpu`. `sessions`: a policy."""
     folder = rig.folder(f"release-{name}")
     (folder / "program.toml").write_text(
         f"""name    = "{name}"
@@ -62,6 +62,7 @@ routes  = ["*/"]
 
 [process]
 command = ["./serve", "{{port}}", "{{data}}"]
+{f'[session]{chr(10)}policy = "{sessions}"' if sessions else ""}
 """
     )
     (folder / "nginx.conf").write_text(conf("PORT", "DATA"))

@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use hyper::Method;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::Lists;
+use super::arrivals::{Arrivals, Came};
 use super::disk::{Disk, data_key};
 use super::sources::{Sources, Word};
-use super::teller::Links;
+use super::teller::{Links, Taken};
 use crate::domain::names::{ProgramName, ServerName};
 use crate::domain::session::SessionId;
 use crate::domain::session_list::{Change, End};
@@ -24,8 +25,8 @@ use crate::store::tagged::{Outcome, Tagged, What};
 use crate::wire::problem::{Code, Problem};
 use crate::wire::sessions::{Condition, DATA_WRITTEN, DataTag};
 
-/// Prefetches that wait.
-const PREFETCH_MAX: usize = 1_024;
+/// Sessions that come and are taken at a time.
+const TAKING_MAX: usize = 32;
 /// Data that management is given when it is back, in one round.
 const GIVEN_MAX: usize = 200;
 
@@ -62,43 +63,52 @@ struct Inner {
     away: Mutex<BTreeSet<Named>>,
     /// Of moved sessions: removed when nobody can ask for it any more.
     leaving: Mutex<VecDeque<(u64, Named)>>,
-    prefetch: mpsc::Sender<Named>,
+    links: Links,
+    arrivals: Arc<Arrivals>,
 }
 
 impl SessionData {
-    /// With what an earlier run left; and the prefetches to be made, by [`Self::prefetch_all`].
-    pub fn begin(links: Links, lists: Arc<dyn Lists>, disk: Disk) -> (Self, mpsc::Receiver<(ProgramName, SessionId)>) {
+    /// With what an earlier run left.
+    pub fn begin(links: Links, lists: Arc<dyn Lists>, disk: Disk, arrivals: Arc<Arrivals>) -> Self {
         let away = disk.away().unwrap_or_default().into_iter().collect();
         let strays = disk.stray_data(lists.as_ref()).unwrap_or_default();
         let leaving = strays.into_iter().map(|named| (super::now() + lists.idle(&named.0), named)).collect();
-        let (prefetch, due) = mpsc::channel(PREFETCH_MAX);
         let here = disk.data();
-        let sources = Sources::new(links, lists.clone());
+        let sources = Sources::new(links.clone(), lists.clone());
         let (away, leaving) = (Mutex::new(away), Mutex::new(leaving));
-        let inner = Inner { sources, lists, disk, here, away, leaving, prefetch };
-        (Self { inner: Arc::new(inner) }, due)
+        let inner = Inner { sources, lists, disk, here, away, leaving, links, arrivals };
+        Self { inner: Arc::new(inner) }
     }
 
-    /// A request of a session has come whose tag names another server: its data may be there. What this server has not
-    /// got is fetched while the program begins with the request.
-    pub fn came(&self, program: &ProgramName, id: SessionId, from: Option<&ServerName>) {
-        let named = (program.clone(), id);
-        if let Some(from) = from {
-            self.inner.sources.came(&named, from);
+    /// Takes those that come in the master list (protocol P16), and fetches their data while the program begins with the
+    /// request.
+    pub async fn take_all(self, mut come: mpsc::Receiver<Came>) {
+        let room = Arc::new(Semaphore::new(TAKING_MAX));
+        while let Some(came) = come.recv().await {
+            let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+            let data = self.clone();
+            tokio::task::spawn_local(async move {
+                data.take(came).await;
+                drop(place);
+            });
         }
-        // One that finds no room is fetched when the program asks.
-        let _ = self.inner.prefetch.try_send(named);
     }
 
-    /// Carries prefetches out, one after the other.
-    pub async fn prefetch_all(self, mut due: mpsc::Receiver<(ProgramName, SessionId)>) {
-        while let Some((program, id)) = due.recv().await {
-            let is_here = matches!(self.inner.here.get(&data_key(&program, id)), Ok(Some(_)));
-            if (!is_here || self.inner.sources.from(&program, id).is_some())
-                && let Err(problem) = self.load(&program, id).await
-            {
-                tracing::debug!(%program, %id, %problem, "session data was not prefetched");
+    async fn take(&self, came: Came) {
+        let Came { program, id, from, to } = came;
+        match self.inner.links.take(&program, id, from, to).await {
+            Taken::Here => {}
+            Taken::At(home) => {
+                // Another server was faster: it has the session, and this one no more than a request of it.
+                tracing::debug!(%program, %id, home = %home.server, "a session is at home elsewhere");
+                self.inner.lists.end(&program, id, End::Migrated);
             }
+            Taken::Ended => {
+                self.inner.lists.end(&program, id, End::Ended);
+            }
+        }
+        if let Err(problem) = self.load(&program, id).await {
+            tracing::debug!(%program, %id, %problem, "session data was not prefetched");
         }
     }
 
@@ -110,11 +120,11 @@ impl SessionData {
             match self.inner.sources.ask(Method::GET, program, id, held.into_iter().collect(), Bytes::new()).await? {
                 Word::Answer(answer) => {
                     let taken = self.taken(program, id, here, &answer).await?;
-                    let Some(peer) = self.inner.sources.arrived(program, id) else { return Ok(taken) };
+                    let Some(peer) = self.inner.arrivals.arrived(program, id) else { return Ok(taken) };
                     // That server may have what it wrote while management was away, and has not given it yet. One that does
                     // not answer holds nobody up: management has been there to be given it.
                     let known = taken.clone().map(|loaded| (loaded.tag, loaded.data));
-                    match self.from_peer(program, id, known, &peer).await {
+                    match self.at_peer(program, id, known, &peer).await {
                         Ok(found) if found.as_ref().map(|(tag, _)| *tag) != taken.as_ref().map(|loaded| loaded.tag) => {
                             found
                         }
@@ -133,9 +143,9 @@ impl SessionData {
         id: SessionId,
         here: Option<(DataTag, Vec<u8>)>,
     ) -> Result<Option<(DataTag, Vec<u8>)>, Problem> {
-        let Some(peer) = self.inner.sources.from(program, id) else { return Ok(here) };
-        let found = self.from_peer(program, id, here, &peer).await?;
-        self.inner.sources.arrived(program, id);
+        let Some(peer) = self.inner.arrivals.from(program, id) else { return Ok(here) };
+        let found = self.at_peer(program, id, here, &peer).await?;
+        self.inner.arrivals.arrived(program, id);
         Ok(found)
     }
 
@@ -168,7 +178,7 @@ impl SessionData {
     }
 
     /// What is here, or at that server, whichever is later; management is given that.
-    async fn from_peer(
+    async fn at_peer(
         &self,
         program: &ProgramName,
         id: SessionId,
@@ -231,12 +241,12 @@ impl SessionData {
             (204, Some(data)) => {
                 let tag = tag_of(answer).ok_or_else(|| unreadable("management"))?;
                 self.keep(program, id, What::Is(tag, data.to_vec())).await?;
-                self.inner.sources.arrived(program, id);
+                self.inner.arrivals.arrived(program, id);
                 Ok(Written::Is { tag, only_here: false })
             }
             (204, None) => {
                 self.keep(program, id, What::Remove).await?;
-                self.inner.sources.arrived(program, id);
+                self.inner.arrivals.arrived(program, id);
                 Ok(Written::Removed { only_here: false })
             }
             (412, _) => Ok(Written::Stale(tag_of(answer))),

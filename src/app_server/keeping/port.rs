@@ -111,6 +111,7 @@ async fn put(desk: Data<Desk>, path: Path<(String, String)>, request: HttpReques
     let read = body.to_bytes_limited(DATA_BYTES_MAX).await.map_err(|_| too_large())?;
     let bytes =
         read.map_err(|error| Problem::new(Code::BadRequest, format!("the data did not come whole: {error}")))?;
+    desk.lists.keep(&program, id);
     write(&desk, &program, id, &request, Some(bytes)).await
 }
 

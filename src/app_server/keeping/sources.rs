@@ -1,7 +1,7 @@
 //! Owns who is asked for the data of sessions that this server has not got, or not for certain: management, and the server
 //! where a session was before. Must not know what is done with an answer.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,12 +21,8 @@ use crate::wire::sessions::{ServerAt, data_path};
 
 /// After a management did not answer, it is not asked for so long: programs wait for it once, and not each time.
 const QUIET: Duration = Duration::from_secs(1);
-/// Sessions of which is remembered where they came from; the first are forgotten.
-const CAME_MAX: usize = 100_000;
 /// Between two questions where servers are.
 const SERVERS_EVERY: Duration = Duration::from_secs(5);
-
-type Named = (ProgramName, SessionId);
 
 /// What management said, or that there is none to ask.
 pub enum Word {
@@ -41,28 +37,13 @@ pub struct Sources {
     /// Where servers are asked, as management last said.
     servers: Mutex<BTreeMap<ServerName, SocketAddr>>,
     servers_asked: Mutex<Option<Instant>>,
-    came: Mutex<Came>,
     quiet_until: Mutex<Option<Instant>>,
-}
-
-/// Where sessions were at home, by their tags, of those whose data may be there still.
-#[derive(Default)]
-struct Came {
-    from: HashMap<Named, ServerName>,
-    in_order: VecDeque<Named>,
 }
 
 impl Sources {
     pub fn new(links: Links, lists: Arc<dyn Lists>) -> Self {
-        let (servers, servers_asked, came, quiet_until) = Default::default();
-        Self { links, lists, servers, servers_asked, came, quiet_until }
-    }
-
-    /// The tag of a session's request names that server.
-    pub fn came(&self, named: &Named, from: &ServerName) {
-        if *from != self.links.identity.name {
-            lock(&self.came).note(named.clone(), from.clone());
-        }
+        let (servers, servers_asked, quiet_until) = Default::default();
+        Self { links, lists, servers, servers_asked, quiet_until }
     }
 
     /// What that server has itself. `Err`: why it cannot be said.
@@ -105,15 +86,6 @@ impl Sources {
         Ok(Word::Nobody)
     }
 
-    pub fn from(&self, program: &ProgramName, id: SessionId) -> Option<ServerName> {
-        lock(&self.came).from.get(&(program.clone(), id)).cloned()
-    }
-
-    /// What there was to fetch of a session is here; where that was.
-    pub fn arrived(&self, program: &ProgramName, id: SessionId) -> Option<ServerName> {
-        lock(&self.came).from.remove(&(program.clone(), id))
-    }
-
     pub async fn learn_servers(&self) {
         {
             let mut asked = lock(&self.servers_asked);
@@ -127,19 +99,6 @@ impl Sources {
                 let known = servers.into_iter().map(|told| (told.server, told.control));
                 *lock(&self.servers) = known.collect();
                 return;
-            }
-        }
-    }
-}
-
-impl Came {
-    fn note(&mut self, named: Named, from: ServerName) {
-        if self.from.insert(named.clone(), from).is_none() {
-            self.in_order.push_back(named);
-        }
-        while self.in_order.len() > CAME_MAX {
-            if let Some(first) = self.in_order.pop_front() {
-                self.from.remove(&first);
             }
         }
     }

@@ -44,19 +44,28 @@ impl Links {
         self.client.post(&url, bytes).await.map_err(|error| error.problem())?.json()
     }
 
-    /// Takes a session that moves here. `Err`: where it is at home. With no management to ask it is taken: what its tag
-    /// says is all that is known.
-    pub async fn take(&self, program: &ProgramName, id: SessionId, from: Place, to: Place) -> Result<(), Place> {
+    /// Takes a session that moves here. With no management to ask it is taken: what its tag says is all that is known.
+    pub async fn take(&self, program: &ProgramName, id: SessionId, from: Place, to: Place) -> Taken {
         let take = TakeSession { program: program.clone(), id, from, to, at: super::now() };
         let message = ToManagement::TakeSession(Box::new(take));
         for management in &self.management {
             match self.ask::<TakenSession>(management, &message).await {
-                Ok(TakenSession { home }) => return home.map_or(Ok(()), Err),
+                Ok(TakenSession { home }) => return home.map_or(Taken::Here, Taken::At),
+                Err(problem) if problem.code == Code::SessionEnded => return Taken::Ended,
                 Err(problem) => tracing::debug!(management, %problem, "a session is taken without its word"),
             }
         }
-        Ok(())
+        Taken::Here
     }
+}
+
+/// What the master list says of a session that moves here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Taken {
+    Here,
+    /// Another server has taken it.
+    At(Place),
+    Ended,
 }
 
 /// The task.

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
+use super::arrivals::{Arrivals, Came};
 use super::data::{Loaded, SessionData, Written};
 use super::disk::Disk;
 use super::teller::{Links, Teller};
@@ -71,6 +72,12 @@ impl Lists for Shop {
         self.contains(program, id)
     }
 
+    fn keep(&self, _: &ProgramName, id: SessionId) {
+        if !self.0.lock().unwrap().contains(id) {
+            self.begin(id.0);
+        }
+    }
+
     fn end(&self, _: &ProgramName, id: SessionId, how: End) -> bool {
         self.0.lock().unwrap().end(id, how, now())
     }
@@ -95,6 +102,7 @@ struct Run {
     disk: Disk,
     data: SessionData,
     teller: Teller,
+    arrivals: Arc<Arrivals>,
 }
 
 impl Run {
@@ -102,9 +110,10 @@ impl Run {
         let lists = Shop::new();
         let (disk, is_new) = Disk::open(dir).unwrap();
         disk.restore(lists.as_ref()).unwrap();
-        let (data, _) = SessionData::begin(links(), lists.clone(), disk.clone());
+        let arrivals = Arc::new(Arrivals::begin().0);
+        let data = SessionData::begin(links(), lists.clone(), disk.clone(), arrivals.clone());
         let teller = Teller::new(links(), lists.clone(), disk.clone(), data.clone(), is_new);
-        Self { lists, disk, data, teller }
+        Self { lists, disk, data, teller, arrivals }
     }
 
     async fn put(&self, id: u128, condition: Condition, data: &'static str) -> Written {
@@ -168,7 +177,8 @@ async fn data_that_may_be_elsewhere_is_not_made_up_here() {
     let dir = tempfile::tempdir().unwrap();
     let run = Run::begin(dir.path());
     run.lists.begin(1);
-    run.data.came(&shop(), SessionId(1), Some(&"s2".parse().unwrap()));
+    let from = Place { server: "s2".parse().unwrap(), ..place() };
+    run.arrivals.tell(Came { program: shop(), id: SessionId(1), from, to: place() });
     let problem = run.data.load(&shop(), SessionId(1)).await.unwrap_err();
     assert!(problem.status == 503 && problem.detail.contains("may be on s2"), "{problem:?}");
     let written = run.data.write(&shop(), SessionId(1), Condition::IsNew, Some(Bytes::from("new"))).await;

@@ -22,7 +22,7 @@ pub async fn message(desk: Data<Desk>, body: Bytes) -> Answer {
         Ok(answered) => return Ok(answered),
         Err(other) => other,
     };
-    Ok(HttpResponse::Ok().json(desk.list.send(FromNode(envelope)).await.map_err(gone)??))
+    Ok(HttpResponse::Ok().json(desk.list.send(FromNode(*envelope)).await.map_err(gone)??))
 }
 
 pub async fn list(desk: Data<Desk>, paging: Query<Paging>) -> Answer {

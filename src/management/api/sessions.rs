@@ -79,8 +79,8 @@ pub async fn end(desk: Data<Desk>, path: Path<(String, String)>) -> Answer {
 }
 
 /// A server's word on sessions, which does not wait behind the Server List's.
-pub fn message(desk: &Desk, envelope: Envelope<ToManagement>) -> Result<HttpResponse, Envelope<ToManagement>> {
-    let Envelope { from, run, body, .. } = envelope;
+pub fn message(desk: &Desk, envelope: Envelope<ToManagement>) -> Result<HttpResponse, Box<Envelope<ToManagement>>> {
+    let Envelope { id, from, run, term, sent_at, body } = envelope;
     match body {
         ToManagement::Sessions(told) => Ok(HttpResponse::Ok().json(desk.sessions.told(&from, &run, *told))),
         ToManagement::TakeSession(take) => Ok(match desk.sessions.take(&take) {
@@ -88,7 +88,7 @@ pub fn message(desk: &Desk, envelope: Envelope<ToManagement>) -> Result<HttpResp
             Err(problem) => actix_web::ResponseError::error_response(&problem),
         }),
         ToManagement::SessionsHere { after } => Ok(HttpResponse::Ok().json(desk.sessions.here(&from, after.as_ref()))),
-        body => Err(Envelope { from, run, body, ..envelope }),
+        body => Err(Box::new(Envelope { id, from, run, term, sent_at, body })),
     }
 }
 

@@ -15,6 +15,7 @@ mod others;
 mod partition;
 mod policies;
 mod servers;
+mod sessions;
 mod soak;
 mod together;
 mod upgrades;

@@ -146,7 +146,11 @@ impl Srv {
                     Some(event) => event,
                     None => continue,
                 },
-                Effect::CloseGate(_) | Effect::OpenGate(_) | Effect::Report => continue,
+                Effect::CloseGate(_)
+                | Effect::OpenGate(_)
+                | Effect::KnowGate(_)
+                | Effect::MigrateSessions
+                | Effect::Report => continue,
             };
             effects.extend(self.placement.event(&event, &here(run, 0)));
         }
@@ -185,7 +189,7 @@ impl Srv {
 }
 
 fn here(run: &RunId, now: Millis) -> Here<'_> {
-    Here { run, now, lease: Duration::from_secs(3_600), orphans: 0 }
+    Here { run, now, lease: Duration::from_secs(3_600), orphans: 0, sticky: None }
 }
 
 impl Driven {

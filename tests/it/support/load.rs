@@ -28,16 +28,22 @@ pub struct Lane {
     mix: Mix,
     versions: Vec<String>,
     headers: Vec<(String, String)>,
+    sessions: usize,
 }
 
 impl Lane {
     pub fn to(program: &'static str, rate: f64, mix: Mix) -> Self {
-        Self { program, router: 1, rate, mix, versions: Vec::new(), headers: Vec::new() }
+        Self { program, router: 1, rate, mix, versions: Vec::new(), headers: Vec::new(), sessions: 0 }
     }
 
     /// By another router than the first.
     pub fn by_router(self, router: u8) -> Self {
         Self { router, ..self }
+    }
+
+    /// By so many clients that keep their cookies.
+    pub fn sessions(self, sessions: usize) -> Self {
+        Self { sessions, ..self }
     }
 
     /// Each request on a connection of its own.
@@ -55,7 +61,7 @@ impl Load {
     pub fn start(cluster: &Cluster, lanes: Vec<Lane>) -> Self {
         let target = |lane: &Lane| Target {
             expect_versions: lane.versions.clone(),
-            sessions: 0,
+            sessions: lane.sessions,
             headers: lane.headers.clone(),
             ..Target::new(cluster.url(lane.router, lane.program).parse().unwrap(), lane.rate).mix(lane.mix.clone())
         };
@@ -76,6 +82,15 @@ impl Load {
             let steady = now.targets.iter().zip(&seen).filter(|(target, _)| target.rate >= 1.0);
             let more = steady.into_iter().all(|(target, before)| target.counts.ok >= before + 20);
             if more { Ok(()) } else { Err(format!("{:#?}", now.all.errors)) }
+        });
+    }
+
+    /// Waits until clients have begun so many sessions.
+    #[track_caller]
+    pub fn has_sessions(&self, least: u64) {
+        until(&format!("{least} sessions have begun"), SOON, || {
+            let all = self.running.snapshot().all;
+            if all.sessions.begun >= least { Ok(()) } else { Err(format!("{:?} {:#?}", all.sessions, all.errors)) }
         });
     }
 

@@ -46,6 +46,10 @@ impl Release {
         self.line("components", line)
     }
 
+    pub fn session(self, line: &str) -> Self {
+        self.line("session", line)
+    }
+
     fn line(mut self, section: &'static str, line: &str) -> Self {
         let key = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
         let found = self.sections.iter().position(|(name, _)| *name == section);
@@ -116,6 +120,24 @@ pub fn mail(version: &str) -> Release {
 /// The example of static files.
 pub fn site(version: &str) -> Release {
     Release::new("site", version, Files::Copied(root("examples/site"))).line("static", r#"root = "public""#)
+}
+
+/// A cart in neap's session data, in Python; neap begins its sessions.
+pub fn cart_python(version: &str) -> Release {
+    Release::new("cart-python", version, Files::Copied(root("examples/cart-python")))
+        .process(r#"command = ["python3", "cart.py", "--port", "{port}"]"#)
+        .health(r#"path = "/healthz""#)
+        .session(r#"policy = "shared""#)
+}
+
+/// The same in Node, with a cookie of its own, and sessions that stay where they are while their server is upgraded.
+pub fn cart_node(version: &str, deadline: &str) -> Release {
+    Release::new("cart-node", version, Files::Copied(root("examples/cart-node")))
+        .process(r#"command = ["node", "cart.js", "{port}"]"#)
+        .health(r#"path = "/healthz""#)
+        .session(r#"policy = "sticky""#)
+        .session(r#"cookie = "cart""#)
+        .session(&format!(r#"deadline = "{deadline}""#))
 }
 
 /// A program that others wrote, as scripts/lib/test-programs installs it. `None`: it is not installed here, which is

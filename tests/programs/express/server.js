@@ -6,6 +6,7 @@ const fs = require('node:fs');
 const { Readable } = require('node:stream');
 const express = require('express');
 const { WebSocketServer } = require('ws');
+const carts = require('./carts.js');
 
 const version = process.env.NEAP_VERSION ?? '0';
 const [port, logFile] = [process.argv[2] ?? process.env.PORT, process.argv[3] ?? '/dev/stdout'];
@@ -17,6 +18,7 @@ app.disable('x-powered-by');
 
 app.use((request, response, next) => {
   response.set('X-Version', version);
+  response.set('X-Server', process.env.NEAP_NODE ?? '');
   if (request.get('X-Traffic-Id')) response.set('X-Traffic-Id', request.get('X-Traffic-Id'));
   response.on('close', () => {
     if (!response.writableFinished) counts.left += 1;
@@ -41,6 +43,8 @@ app.post('/orders', express.raw({ type: () => true, limit: '64mb' }), (request, 
   response.set('X-Body-Sha256', crypto.createHash('sha256').update(body).digest('hex'));
   response.json({ order: name, bytes: body.length });
 });
+
+app.use('/cart', carts);
 
 // Whoever waits is told by POST /tick: events as they come, polls by their answer.
 const waiting = new Set();

@@ -6,7 +6,10 @@ import time
 
 from flask import Flask, jsonify, request
 
+import sessions
+
 app = Flask(__name__)
+sessions.begin(app)
 VERSION = os.environ.get("NEAP_VERSION", "0")
 LOG = os.open(os.environ.get("APP_LOG", "/dev/stdout"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
@@ -14,6 +17,7 @@ LOG = os.open(os.environ.get("APP_LOG", "/dev/stdout"), os.O_WRONLY | os.O_APPEN
 @app.after_request
 def name_the_answer(response):
     response.headers["X-Version"] = VERSION
+    response.headers["X-Server"] = os.environ.get("NEAP_NODE", "")
     if "X-Traffic-Id" in request.headers:
         response.headers["X-Traffic-Id"] = request.headers["X-Traffic-Id"]
     return response

@@ -62,8 +62,8 @@ def prepare():
     rig.need({"valgrind": "valgrind", "nginx": "nginx", "taskset": "util-linux"})
 
 
-def measure(kind, binary, first_port, requests=(LESS, MORE), profile=None, change=None):
-    """Instructions per request."""
+def measure(kind, binary, first_port, requests=(LESS, MORE), profile=None, change=None, sessions=None):
+    """Instructions per request; with a policy of `sessions`, each request is of one session."""
     with rig.Rig(first_port) as place:
         folder = place.folder("counts")
         wrapper = [*callgrind.wrapper(folder), callgrind.binary(binary, folder)]
@@ -72,10 +72,12 @@ def measure(kind, binary, first_port, requests=(LESS, MORE), profile=None, chang
         if kind == "router":
             process, port = neap.router("router", upstream.start(place, REST_CPU), NODE_CPU, change, wrapper)
         elif kind == "server":
-            process, port = neap.server("server", NODE_CPU, REST_CPU, wrapper)
+            process, port = neap.server("server", NODE_CPU, REST_CPU, wrapper, sessions)
             headers = FROM_ROUTER
         else:
-            process, port = neap.both("node", NODE_CPU, REST_CPU, wrapper)
+            process, port = neap.both("node", NODE_CPU, REST_CPU, wrapper, sessions)
+        if sessions:
+            headers = {**headers, "Cookie": f"{client.BROWSER['Cookie']}; {client.cookie(port, headers)}"}
         counts, request = callgrind.Counts(folder, process), client.request(headers=headers)
         with client.Client(port, CONNECTIONS) as clients:
             clients.send(WARM_UP, request, upstream.SIZES["/"])

@@ -1,7 +1,8 @@
-"""a million sessions in one list: memory, a request, a page, expiry, restart
+"""a million sessions in one list: memory, a request, a page, expiry, restart; and what a session adds to a request
 
 Runs examples/session_list.rs in release: the list that servers and management have, and the store that it begins again from.
-What a program keeps in its sessions is not counted.
+What a program keeps in its sessions is not counted. Then, unless --list, counts by callgrind what a request of a sticky
+session costs a node that is router and server, beside one of the same program without sessions.
 
 --check ends with 1 if one of them is above its goal.
 """
@@ -11,10 +12,13 @@ import os
 import pathlib
 import subprocess
 
+import parts.instructions as instructions
 import results
 import rig
 
 SESSIONS, QUICK = 1_000_000, 100_000
+# A request of a sticky session by one of a program without any, in user instructions.
+STICKY_GOAL = 1.10
 # Of a million; what has no goal is told.
 GOALS = {
     "bytes_per_session": (300, " B", "memory of a session, beside its data"),
@@ -32,6 +36,7 @@ def options(parser):
     parser.add_argument("--check", action="store_true", help="end with 1 if a goal does not hold")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK:,} sessions: whether it works, no figures")
     parser.add_argument("--json", metavar="FILE", help="write [{name, value, goal, holds, detail}] to this file")
+    parser.add_argument("--list", action="store_true", help="the list alone")
     parser.add_argument("--debug", action="store_true", help="of the debug build, which is there already: no figures either")
 
 
@@ -43,11 +48,23 @@ def run(args):
         raise rig.Trouble(f"{program} ended with {ran.returncode}: {ran.stderr.strip()}")
     told = json.loads(ran.stdout)
     found = [results.Result(name, told[name], goal, unit=unit, detail=what) for name, (goal, unit, what) in GOALS.items()]
+    if not (args.list or args.debug):
+        found.append(sticky(args))
     print(results.table(found))
     print(f"\n{told['sessions']:,} sessions written in {told['save_ms']:,} ms; their store opens in {told['open_ms']:,} ms")
     if args.json:
         results.write(args.json, found)
     return 1 if args.check and not all(result.holds for result in found) else 0
+
+
+def sticky(args):
+    """What a session adds to a request."""
+    instructions.prepare()
+    binary, requests = rig.neap_binary(args.neap), instructions.QUICK if args.quick else (instructions.LESS, instructions.MORE)
+    without = instructions.measure("node", binary, args.first_port, requests)
+    with_it = instructions.measure("node", binary, args.first_port, requests, sessions="sticky")
+    detail = f"{with_it:,.0f} instructions a request, {without:,.0f} without sessions"
+    return results.Result("sticky_by_none", with_it / without, STICKY_GOAL, detail=detail)
 
 
 def build(profile):
