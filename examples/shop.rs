@@ -13,15 +13,15 @@
 //!
 //! `SHOP_MODE` makes it a bad program: `exit` ends at once, `hang` takes connections and never answers, `deaf` listens
 //! on nothing, `errors` answers 500 to all but `/healthz`, `flaky` to every fifth of these, `slow` takes five times as long
-//! for `/slow`, `stubborn` ignores TERM.
+//! for `/slow`, `stubborn` ignores TERM, `leak` keeps some memory of each request, until it is killed.
 
 use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,6 +49,8 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 /// Longest that a request may ask to take, and bytes that a stream or an order may have.
 const WAIT_MS_MAX: u64 = 120_000;
 const BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// What `leak` keeps at the most.
+const LEAKED_MIB_MAX: usize = 40;
 /// After TERM, what is under way has this long.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -77,6 +79,7 @@ enum Mode {
     Flaky,
     Slow,
     Stubborn,
+    Leak,
 }
 
 struct Shop {
@@ -84,6 +87,8 @@ struct Shop {
     mode: Mode,
     log: Option<File>,
     asked: AtomicU64,
+    /// What is never given back.
+    leaked: Mutex<Vec<Vec<u8>>>,
     /// True once TERM has come.
     ending: watch::Receiver<bool>,
     /// Held by whatever is under way; gone when nothing is.
@@ -106,7 +111,7 @@ async fn serve(args: Args) -> std::io::Result<()> {
     match args.mode {
         Mode::Exit => return Err(std::io::Error::other("told to exit at once (SHOP_MODE=exit)")),
         Mode::Deaf => std::future::pending().await,
-        Mode::Well | Mode::Hang | Mode::Errors | Mode::Flaky | Mode::Slow | Mode::Stubborn => {}
+        Mode::Well | Mode::Hang | Mode::Errors | Mode::Flaky | Mode::Slow | Mode::Stubborn | Mode::Leak => {}
     }
     let open = |path: &PathBuf| OpenOptions::new().create(true).append(true).open(path);
     let log = args.log.as_ref().map(open).transpose()?;
@@ -115,8 +120,15 @@ async fn serve(args: Args) -> std::io::Result<()> {
     println!("shop {} listens on {}", args.version, listener.local_addr()?);
     let (end, ending) = watch::channel(false);
     let (under_way, mut idle) = mpsc::channel(1);
-    let shop =
-        Arc::new(Shop { version: args.version, mode: args.mode, log, asked: AtomicU64::new(0), ending, under_way });
+    let shop = Arc::new(Shop {
+        version: args.version,
+        mode: args.mode,
+        log,
+        asked: AtomicU64::new(0),
+        leaked: Mutex::default(),
+        ending,
+        under_way,
+    });
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -165,6 +177,9 @@ async fn answer(shop: Arc<Shop>, request: Request<Incoming>) -> Result<Response<
 async fn route(shop: Arc<Shop>, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path();
     if path != "/healthz" {
+        if shop.mode == Mode::Leak {
+            leak(&shop);
+        }
         let fifth = shop.asked.fetch_add(1, Ordering::Relaxed) % 5 == 4;
         if shop.mode == Mode::Errors || (shop.mode == Mode::Flaky && fifth) {
             return text(StatusCode::INTERNAL_SERVER_ERROR, "told to fail (SHOP_MODE)\n");
@@ -179,6 +194,15 @@ async fn route(shop: Arc<Shop>, request: Request<Incoming>) -> Response<Body> {
         (&Method::GET, "/events") => events(&shop, &request),
         (&Method::GET, "/ws") => websocket(&shop, request),
         _ => text(StatusCode::NOT_FOUND, "no such page\n"),
+    }
+}
+
+/// Keeps a megabyte; too many of them, and it is killed, as by a kernel that has no more to give.
+fn leak(shop: &Shop) {
+    let mut leaked = shop.leaked.lock().unwrap_or_else(PoisonError::into_inner);
+    leaked.push(vec![1; 1 << 20]);
+    if leaked.len() > LEAKED_MIB_MAX {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     }
 }
 

@@ -2,11 +2,14 @@
 //! Must not know what a role does.
 
 mod here;
+mod relay;
 
 use std::fmt;
 use std::fs;
 use std::io;
 use std::sync::Arc;
+
+use tokio::signal::unix::{self, SignalKind};
 
 use crate::config::values::LogFormat;
 use crate::config::{Config, Loaded};
@@ -14,6 +17,7 @@ use crate::link::client::Client;
 use crate::link::identity::Identity;
 use crate::link::secret::Secret;
 use crate::programs::open_files;
+use crate::programs::relay::Inherited;
 use crate::router::{Here, Https, Router, RouterConfig, RouterLimits, RunningRouter};
 use crate::store::{Store, StoreError};
 use crate::wire::role::Role;
@@ -38,26 +42,50 @@ pub fn run(loaded: Loaded, verbose: u8) -> Result<(), NodeError> {
         _ => "trace".to_owned(),
     };
     telemetry::start(&log, config.observe.log_format == LogFormat::Json).map_err(NodeError::Start)?;
-    actix_rt::System::new().block_on(serve(config, secret))
+    let old = relay::take_over()?;
+    actix_rt::System::new().block_on(serve(config, secret, old))
 }
 
-async fn serve(config: Config, secret: Option<Secret>) -> Result<(), NodeError> {
+async fn serve(config: Config, secret: Option<Secret>, old: Option<Inherited>) -> Result<(), NodeError> {
     let told = |error: io::Error| {
         let dir = config.node.data_dir.display();
         NodeError::Start(format!("[node] data_dir {dir} cannot be made: {error}; name a directory that can be written"))
     };
     fs::create_dir_all(&config.node.data_dir).map_err(told)?;
+    // Found before anybody puts another file in its place.
+    let binary = std::env::current_exe().map_err(|error| NodeError::Failed(error.to_string()))?;
     let identity = Identity::begin(config.node.name.clone());
-    let store = open_store(&config)?;
+    let store = relay::open_store(&config, old.is_some()).await?;
     let client = Client::new(config.client(), secret.clone());
     let roles = config.node.roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(", ");
     tracing::info!(node = %identity.name, run = %identity.run, roles, "starts");
     take_files(&config);
-    let running = Running::start(&config, &identity, &store, &client, secret).await?;
-    let signal = stop_signal().await.map_err(|error| NodeError::Failed(error.to_string()))?;
-    tracing::info!(signal, "stops");
-    running.stop().await;
-    Ok(())
+    let mut running = Running::start(&config, &identity, &store, &client, secret.clone()).await?;
+    if let Some(old) = old {
+        relay::tell_up(&old)?;
+    }
+    let mut store = Some(store);
+    let mut signals = Signals::new().map_err(|error| NodeError::Failed(error.to_string()))?;
+    loop {
+        match signals.next().await {
+            Signal::Stop(signal) => {
+                tracing::info!(signal, "stops");
+                running.stop().await;
+                return Ok(());
+            }
+            Signal::HandOver => match relay::hand_over(running, store.take(), &binary, &mut signals).await {
+                relay::End::Done => return Ok(()),
+                relay::End::NotBegun { running: same, store: kept } => (running, store) = (*same, kept),
+                relay::End::GoesOn => {
+                    let identity = Identity::begin(config.node.name.clone());
+                    let opened = relay::open_store(&config, true).await?;
+                    running = Running::start(&config, &identity, &opened, &client, secret.clone()).await?;
+                    store = Some(opened);
+                    tracing::warn!("this process goes on");
+                }
+            },
+        }
+    }
 }
 
 /// Takes as many open files as the system allows, and tells where that is too few for the connections configured: clients
@@ -139,7 +167,11 @@ impl Running {
 }
 
 fn at(listen: std::net::SocketAddr, error: &io::Error) -> NodeError {
-    in_use_or(&format!("[management] listen: cannot listen on {listen}: {error}"), error.kind())
+    let said = match error.to_string() {
+        named if named.contains("cannot listen") => format!("[management] listen: {named}"),
+        other => format!("[management] listen: cannot listen on {listen}: {other}"),
+    };
+    in_use_or(&said, error.kind())
 }
 
 fn not_started(error: &app_server::StartError) -> NodeError {
@@ -296,12 +328,31 @@ fn app_server_settings(config: &Config) -> Result<app_server::Settings, NodeErro
     })
 }
 
-/// Waits for TERM or INT.
-async fn stop_signal() -> io::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(tokio::select! {
-        _ = term.recv() => "TERM",
-        _ = int.recv() => "INT",
-    })
+/// What a node is told by signals.
+struct Signals {
+    term: unix::Signal,
+    int: unix::Signal,
+    usr2: unix::Signal,
+}
+
+enum Signal {
+    /// TERM or INT.
+    Stop(&'static str),
+    /// USR2: to the binary that is at this one's path by now.
+    HandOver,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        let (term, int) = (unix::signal(SignalKind::terminate())?, unix::signal(SignalKind::interrupt())?);
+        Ok(Self { term, int, usr2: unix::signal(SignalKind::user_defined2())? })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.term.recv() => Signal::Stop("TERM"),
+            _ = self.int.recv() => Signal::Stop("INT"),
+            _ = self.usr2.recv() => Signal::HandOver,
+        }
+    }
 }

@@ -268,6 +268,12 @@ pub fn freeze(present: &Admission, retired: &[Arc<Admission>], generation: Gener
     present.gate.freeze(generation)
 }
 
+/// None admitted at any gate that was switched away from: they are closed for good, so none comes any more (P4, P14).
+pub fn freeze_retired(retired: &[Arc<Admission>]) -> Result<(), NotDrained> {
+    let active: u64 = retired.iter().map(|admission| admission.active()).sum();
+    if active > 0 { Err(NotDrained { open: false, active }) } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -270,7 +270,7 @@ mod tests {
         assert!(!visit.is_cut());
         nudges.borrow_and_update();
         visit.set_long_lived();
-        assert_eq!(ground.direct.ledger.cut_requests(&shop(), true), 1);
+        assert_eq!(ground.direct.ledger.cut_requests(&shop(), true, 0), 1);
         assert!(visit.is_cut() && nudges.has_changed().unwrap());
         visit.ended(Outcome::Cut, &about());
         assert_eq!((ground.counts().cut, ground.counts().active), (1, 0));

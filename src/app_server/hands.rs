@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 
@@ -18,10 +19,21 @@ use crate::store::{Store, StoreError};
 /// Starts, stops and watches instances. Futures may be dropped at any point: what they had begun is on record.
 pub trait Hands {
     /// Adopts the living, unmarked instance of the release, or starts one, and probes it until it is healthy. Instances
-    /// that may not be adopted are stopped first. The error is told to people, with exit status and last lines.
+    /// that may not be adopted are stopped first, save those that others have taken over from. The error is told to people, with exit status and last lines.
     fn start(&self, manifest: Arc<Manifest>, release: Release, keeper: Keeper) -> LocalBoxFuture<'static, Started>;
 
-    /// Stops every instance on record; nothing of any is left when it is done.
+    /// Starts one more instance of the release, beside what runs, and probes it until it is healthy (protocol P14).
+    fn start_beside(
+        &self,
+        manifest: Arc<Manifest>,
+        release: Release,
+        keeper: Keeper,
+    ) -> LocalBoxFuture<'static, Started>;
+
+    /// The living instances that others have taken over from.
+    fn retired(&self, keeper: Keeper) -> LocalBoxFuture<'static, Vec<Rc<dyn Life>>>;
+
+    /// Stops every instance that is marked for it; nothing of any is left when it is done.
     fn stop(&self, keeper: Keeper) -> LocalBoxFuture<'static, Result<(), String>>;
 
     /// Is there what a start of this release needs?
@@ -34,6 +46,8 @@ pub type Started = Result<Up, String>;
 #[derive(Clone)]
 pub struct Up {
     pub addr: SocketAddr,
+    /// How long its process took to be there; nothing for one that was found.
+    pub launch: Duration,
     pub life: Rc<dyn Life>,
 }
 
@@ -80,7 +94,19 @@ impl Keeper {
     }
 
     /// The marks were saved: remembers them.
-    pub fn set_marks(&self, mark: Mark) {
-        self.records.borrow_mut().values_mut().for_each(|record| record.mark = mark);
+    pub fn remark(&self, marked: &[InstanceRecord]) {
+        let mut records = self.records.borrow_mut();
+        for marked in marked {
+            if let Some(record) = records.get_mut(&marked.name) {
+                record.mark = marked.mark;
+            }
+        }
+    }
+
+    /// The records whose mark would be another, with that one.
+    pub fn would_be(&self, mark: impl Fn(Mark) -> Mark) -> Vec<InstanceRecord> {
+        let marked = self.all().into_iter().map(|record| InstanceRecord { mark: mark(record.mark), ..record });
+        let records = self.records.borrow();
+        marked.filter(|record| records.get(&record.name).is_none_or(|held| held.mark != record.mark)).collect()
     }
 }

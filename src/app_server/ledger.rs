@@ -161,7 +161,9 @@ impl Ledger {
             let active = active.get(&index).copied().unwrap_or_default();
             let ended = ends.completed + ends.client_left + ends.cut + ends.failed;
             let counts = Counts { active, admitted: ended + active, ..ends };
-            LedgerEntry { program, version: Some(version), server: Some(self.server.clone()), counts }
+            let latency = self.rows.latency(index);
+            let (version, server, held_for) = (Some(version), Some(self.server.clone()), Default::default());
+            LedgerEntry { program, version, server, counts, latency, held_for }
         });
         LedgerCut { run: run.clone(), entries: entries.collect(), failures }
     }
@@ -210,9 +212,10 @@ impl Ledger {
         self.seats_of(program).iter().filter(|seat| seat.long_lived).count() as u64
     }
 
-    /// Cuts a program's active requests, or only the long-lived ones; answers how many.
-    pub fn cut_requests(&self, program: &ProgramName, long_lived_only: bool) -> usize {
-        let seats = self.seats_of(program).into_iter().filter(|seat| seat.long_lived || !long_lived_only);
+    /// Cuts a program's active requests, or only the long-lived ones, that are at least so old; answers how many.
+    pub fn cut_requests(&self, program: &ProgramName, long_lived_only: bool, age_ms: u64) -> usize {
+        let seats = self.seats_of(program).into_iter();
+        let seats = seats.filter(|seat| (seat.long_lived || !long_lived_only) && seat.age_ms >= age_ms);
         let cut = seats.filter(|seat| self.seats.cut(seat)).count();
         self.nudge.give();
         cut

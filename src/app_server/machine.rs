@@ -8,11 +8,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::Notify;
 
+use super::external::Ground;
 use super::hands::{Hands, Keeper, Life, Started, Up};
 use super::records;
 use crate::domain::names::{ProgramName, Release};
@@ -24,6 +25,7 @@ use crate::programs::ports::Ports;
 use crate::programs::probe;
 use crate::programs::shelf::Rooms;
 use crate::programs::surroundings::Surroundings;
+use crate::programs::usage::{self, Usage};
 use crate::programs::{launch, output, stop};
 use crate::store::Store;
 
@@ -31,6 +33,8 @@ use crate::store::Store;
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two looks for an instance that could not be looked for.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Between two looks at what instances use.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
 /// Between two looks at what instances have written.
 const HOUSE_EVERY: Duration = Duration::from_secs(10);
 
@@ -49,6 +53,7 @@ struct Inner {
     held: RefCell<HashMap<String, Held>>,
     /// Rung when an instance is up, or gone.
     changed: Rc<Notify>,
+    usage: Rc<RefCell<Usage>>,
 }
 
 /// An instance that this run of the node has hold of.
@@ -62,8 +67,8 @@ struct Held {
 impl Machine {
     pub fn new(around: Surroundings, ports: Ports, rooms: Rooms, store: Store) -> Self {
         let scope = instance::scope(&around.node, &around.data_dir);
-        let (held, changed) = Default::default();
-        Self { inner: Rc::new(Inner { around, scope, ports, rooms, store, held, changed }) }
+        let (held, changed, usage) = Default::default();
+        Self { inner: Rc::new(Inner { around, scope, ports, rooms, store, held, changed, usage }) }
     }
 
     pub fn scope(&self) -> &str {
@@ -95,6 +100,25 @@ impl Machine {
     /// Rung when an instance is up, or gone.
     pub fn changed(&self) -> Rc<Notify> {
         self.inner.changed.clone()
+    }
+
+    /// What the instances use of this machine's cores.
+    pub fn usage(&self) -> Rc<RefCell<Usage>> {
+        self.inner.usage.clone()
+    }
+
+    /// Measures it, again and again.
+    pub async fn measure(self) {
+        loop {
+            tokio::time::sleep(MEASURE_EVERY).await;
+            let records: Vec<_> =
+                self.inner.held.borrow().values().map(|held| held.instance.record().clone()).collect();
+            let looked = tokio::task::spawn_blocking(move || (Instant::now(), usage::look(&records))).await;
+            match looked {
+                Ok((at, used)) => self.inner.usage.borrow_mut().take(at, used),
+                Err(error) => tracing::error!(%error, "measuring what instances use ended"),
+            }
+        }
     }
 
     /// Keeps what instances write within its bounds, again and again.
@@ -132,10 +156,37 @@ impl Hands for Machine {
         Box::pin(async move { inner.start(manifest, release, keeper).await })
     }
 
+    fn start_beside(
+        &self,
+        manifest: Arc<Manifest>,
+        release: Release,
+        keeper: Keeper,
+    ) -> LocalBoxFuture<'static, Started> {
+        let inner = self.inner.clone();
+        Box::pin(async move {
+            let began = Instant::now();
+            let held = inner.launch(&manifest, &release, &keeper, Mark::Beside).await?;
+            inner.until_up(&manifest, &release, held, began.elapsed()).await
+        })
+    }
+
+    fn retired(&self, keeper: Keeper) -> LocalBoxFuture<'static, Vec<Rc<dyn Life>>> {
+        let inner = self.inner.clone();
+        Box::pin(async move {
+            let mut alive: Vec<Rc<dyn Life>> = Vec::new();
+            for record in keeper.all().into_iter().filter(|record| record.mark == Mark::Retired) {
+                if let Some(Held { instance, orphans }) = inner.look_for(&record).await {
+                    alive.push(Rc::new(Living { instance, health: inner.health(&record), orphans }));
+                }
+            }
+            alive
+        })
+    }
+
     fn stop(&self, keeper: Keeper) -> LocalBoxFuture<'static, Result<(), String>> {
         let inner = self.inner.clone();
         Box::pin(async move {
-            for record in keeper.all() {
+            for record in keeper.all().into_iter().filter(|record| record.mark.stops()) {
                 inner.end(&record, &keeper).await?;
             }
             Ok(())
@@ -150,19 +201,33 @@ impl Hands for Machine {
 }
 
 impl Inner {
+    fn ground(&self) -> Ground<'_> {
+        Ground { around: &self.around, rooms: &self.rooms, scope: &self.scope }
+    }
+
     async fn start(&self, manifest: Arc<Manifest>, release: Release, keeper: Keeper) -> Started {
+        if let Kind::External(external) = &manifest.kind {
+            return self.ground().start(&manifest, external, &release, &keeper).await;
+        }
         let mut alive = None;
-        for record in keeper.all() {
+        for record in keeper.all().into_iter().filter(|record| record.mark != Mark::Retired) {
             let fit = record.mark == Mark::Running && record.release == release && alive.is_none();
             match self.look_for(&record).await {
                 Some(found) if fit => alive = Some(found),
                 _ => self.end(&record, &keeper).await?,
             }
         }
-        let Held { instance, orphans } = match alive {
+        let began = Instant::now();
+        let held = match alive {
             Some(held) => held,
-            None => self.launch(&manifest, &release, &keeper).await?,
+            None => self.launch(&manifest, &release, &keeper, Mark::Running).await?,
         };
+        self.until_up(&manifest, &release, held, began.elapsed()).await
+    }
+
+    /// Probes it until it is healthy.
+    async fn until_up(&self, manifest: &Manifest, release: &Release, held: Held, launch: Duration) -> Started {
+        let Held { instance, orphans } = held;
         let log = self.log(instance.record());
         let adopted = instance.is_adopted();
         if let Err(failure) = probe::started(&instance, &manifest.health, &log).await {
@@ -173,10 +238,16 @@ impl Inner {
         self.changed.notify_one();
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, instance.record().port));
         let health = manifest.health.clone();
-        Ok(Up { addr, life: Rc::new(Living { instance, health, orphans }) })
+        Ok(Up { addr, launch, life: Rc::new(Living { instance, health, orphans }) })
     }
 
-    async fn launch(&self, manifest: &Manifest, release: &Release, keeper: &Keeper) -> Result<Held, String> {
+    async fn launch(
+        &self,
+        manifest: &Manifest,
+        release: &Release,
+        keeper: &Keeper,
+        mark: Mark,
+    ) -> Result<Held, String> {
         let told = |error: &dyn std::fmt::Display| error.to_string();
         let none = || format!("release {} of {} is not unpacked here", release.version, manifest.name);
         let dir = self.rooms.path(&manifest.name, release.sha256).ok_or_else(none)?;
@@ -185,7 +256,8 @@ impl Inner {
         let waiting = launch::spawn(&self.around, manifest, release.sha256, &dir, &name, port).await;
         let waiting = waiting.map_err(|error| told(&error))?;
         // The launcher waits for the word until its record is on disk (protocol P9a).
-        keeper.add(waiting.record()).map_err(|error| format!("its record cannot be saved: {error}"))?;
+        let record = InstanceRecord { mark, ..waiting.record().clone() };
+        keeper.add(&record).map_err(|error| format!("its record cannot be saved: {error}"))?;
         let instance = waiting.go().await.map_err(|error| told(&error))?;
         let held = Held { instance, orphans: None };
         self.held.borrow_mut().insert(name, held.clone());
@@ -222,6 +294,11 @@ impl Inner {
     /// Stops what there is of a recorded instance, then forgets it.
     async fn end(&self, record: &InstanceRecord, keeper: &Keeper) -> Result<(), String> {
         let told = |error: stop::StopError| error.to_string();
+        let manifest = records::manifest(&self.store, &record.program, &record.release).ok().flatten();
+        if let Some((manifest, Kind::External(external))) = manifest.as_ref().map(|manifest| (manifest, &manifest.kind))
+        {
+            return self.ground().end(manifest, external, record, keeper).await;
+        }
         match self.look_for(record).await {
             Some(Held { instance, .. }) => {
                 let (signal, grace) = self.manner(record);
@@ -242,8 +319,13 @@ impl Inner {
         let manifest = records::manifest(&self.store, &record.program, &record.release).ok().flatten();
         match manifest.map(|manifest| manifest.kind) {
             Some(Kind::Process(process)) => (process.stop_signal, process.stop_timeout),
-            Some(Kind::Static(_)) | None => (StopSignal::Term, STOP_TIMEOUT),
+            Some(Kind::Static(_) | Kind::External(_)) | None => (StopSignal::Term, STOP_TIMEOUT),
         }
+    }
+
+    fn health(&self, record: &InstanceRecord) -> Health {
+        let manifest = records::manifest(&self.store, &record.program, &record.release).ok().flatten();
+        manifest.map_or_else(Health::default, |manifest| manifest.health)
     }
 
     fn log(&self, record: &InstanceRecord) -> PathBuf {
@@ -284,8 +366,9 @@ impl Life for Living {
     }
 
     fn probe(&self) -> LocalBoxFuture<'static, Result<(), String>> {
-        let (port, health) = (self.instance.record().port, self.health.clone());
-        Box::pin(async move { probe::probe(port, &health).await.map_err(|failure| failure.to_string()) })
+        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, self.instance.record().port));
+        let health = self.health.clone();
+        Box::pin(async move { probe::probe(at, &health).await.map_err(|failure| failure.to_string()) })
     }
 
     fn orphans(&self) -> u64 {

@@ -2,12 +2,15 @@
 //! are four moves: decode, step, **save**, perform. Must not know who sends it commands, or how processes work.
 
 mod messages;
+mod overlap;
 mod perform;
 mod sessions;
 mod steps;
 mod supervise;
 #[cfg(test)]
 mod tests;
+mod timing;
+mod together;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +21,10 @@ use actix::prelude::*;
 use futures_util::stream;
 
 pub use messages::{Heard, Obey, Stop, Tell};
+use overlap::Overlap;
 use supervise::Supervised;
+use timing::Timing;
+pub use together::{Commit, GiveBack, Reserve, Reserved};
 
 use super::claims::{Admission, Slot};
 use super::hands::{Keeper, Up};
@@ -50,10 +56,17 @@ pub struct Program {
     work: Work,
     supervised: Supervised,
     quiesced_at: Option<Millis>,
+    timing: Timing,
     orphans: Orphans,
+    /// Of an overlap.
+    overlap: Overlap,
     /// Until then the list may lack sessions, and only the deadline drains.
     sessions_uncertain_until: WallMillis,
     drained_told: Option<Generation>,
+    /// A set's order that is not decided yet; nothing else happens to the placement meanwhile.
+    reservation: Option<together::Reservation>,
+    /// Which question of a set is the latest.
+    reserve_number: u64,
     /// The first step of this run is on disk; nothing else is done before.
     booted: bool,
 }
@@ -104,9 +117,13 @@ impl Program {
             work: Work::default(),
             supervised: Supervised::default(),
             quiesced_at: None,
+            timing: Timing::default(),
             orphans: Orphans::default(),
+            overlap: Overlap::default(),
             sessions_uncertain_until: 0,
             drained_told: None,
+            reservation: None,
+            reserve_number: 0,
             booted: false,
         }
     }
@@ -122,15 +139,24 @@ impl Program {
 
     /// Requests admitted and not ended, at all gates.
     fn active(&self) -> u64 {
-        let retired: u64 = self.retired.iter().map(|admission| admission.active()).sum();
-        self.slot.admission().active() + retired
+        self.slot.admission().active() + self.retiring()
+    }
+
+    /// Those at gates that were switched away from.
+    fn retiring(&self) -> u64 {
+        self.retired.iter().map(|admission| admission.active()).sum()
     }
 
     fn report(&self) -> Report {
         let mut report = Report::of(&self.placement, self.healthy, self.active(), self.orphans.count);
+        report.restarts = self.slot.restarts.load(Relaxed);
+        report.took = self.timing.took().filter(|_| self.is_state(State::Open));
         report.sessions = self.sessions_left();
         if report.active > 0 {
             report.oldest = self.shared.ledger.oldest(&self.placement.program);
+            if self.is_state(State::Overlapping) {
+                report.retiring = self.retiring();
+            }
             if self.is_state(State::Quiescing) {
                 report.long_lived = self.shared.ledger.long_lived(&self.placement.program);
             }
@@ -157,6 +183,7 @@ impl Program {
         self.event(Event::Tick, ctx);
         self.close_long_lived();
         self.tell_drained();
+        self.look_at_old(ctx);
         self.settle(ctx);
     }
 }
@@ -185,8 +212,9 @@ impl Actor for Program {
 struct Emptied;
 
 impl StreamHandler<Emptied> for Program {
-    fn handle(&mut self, _: Emptied, _: &mut Context<Self>) {
+    fn handle(&mut self, _: Emptied, ctx: &mut Context<Self>) {
         self.tell_drained();
+        self.look_at_old(ctx);
     }
 
     fn finished(&mut self, _: &mut Context<Self>) {

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::sets::SetRecord;
 use crate::domain::components::Memory;
-use crate::domain::names::{ProgramName, Release, Sha256};
+use crate::domain::names::{OperationId, ProgramName, Release, Sha256};
 use crate::domain::placement::{Placement, State};
 use crate::domain::program::Manifest;
 use crate::domain::ripple::hooks::{HookEnd, HookOrder};
 use crate::domain::seal::Seal;
-use crate::programs::instance::{InstanceRecord, Mark};
+use crate::programs::instance::InstanceRecord;
 use crate::store::{Change, Store, StoreError, Tree};
 use crate::wire::messages::{HeldManifest, LedgerFailure};
 
@@ -19,6 +20,7 @@ const FAILURES: &str = "server/failures";
 const PLACEMENTS: &str = "server/placement/";
 const INSTANCES: &str = "server/instance/";
 const MEMORIES: &str = "server/memory/";
+const SETS: &str = "server/set/";
 const MANIFESTS: &str = "server/manifest/";
 const HOOKS: &str = "server/hook/";
 /// Hooks that are remembered; of older ripples nobody asks any more.
@@ -55,11 +57,6 @@ pub fn instance(record: &InstanceRecord) -> Result<Change, StoreError> {
     Change::put(Tree::Control, format!("{INSTANCES}{}", record.name), record)
 }
 
-/// A record with another mark.
-pub fn marked(record: &InstanceRecord, mark: Mark) -> Result<Change, StoreError> {
-    instance(&InstanceRecord { mark, ..record.clone() })
-}
-
 pub fn forget_instance(name: &str) -> Change {
     Change::remove(Tree::Control, format!("{INSTANCES}{name}"))
 }
@@ -93,6 +90,19 @@ pub fn save_memory(store: &Store, program: &ProgramName, memory: &Memory) -> Res
 
 pub fn forget_memory(store: &Store, program: &ProgramName) -> Result<(), StoreError> {
     store.save(vec![Change::remove(Tree::Control, format!("{MEMORIES}{program}"))])
+}
+
+/// The sets that are under way, and some that are over.
+pub fn sets(store: &Store) -> Result<Vec<SetRecord>, StoreError> {
+    Ok(store.scan(Tree::Control, SETS)?.into_iter().map(|(_, record)| record).collect())
+}
+
+pub fn set(record: &SetRecord) -> Result<Change, StoreError> {
+    Change::put(Tree::Control, format!("{SETS}{}", record.operation), record)
+}
+
+pub fn forget_set(operation: &OperationId) -> Change {
+    Change::remove(Tree::Control, format!("{SETS}{operation}"))
 }
 
 fn manifest_key(program: &ProgramName, sha256: Sha256) -> String {

@@ -6,8 +6,9 @@ mod messages;
 mod prepare;
 #[cfg(test)]
 mod tests;
+mod together;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ pub use super::program::Stop;
 use super::program::{Program, Tell};
 use super::records::{self, Kept};
 use super::shared::Shared;
-use crate::domain::names::{ProgramName, Term};
+use crate::domain::names::{OperationId, ProgramName, Term};
 use crate::domain::placement::{Placement, Refusal};
 use crate::domain::server_list::Report;
 use crate::link::outbox::Outcome;
@@ -42,6 +43,8 @@ pub struct Server {
     components: Components,
     /// Hooks that run, by the keys of their records.
     hooks: HashSet<String>,
+    /// Sets whose members are being judged.
+    freezing: BTreeSet<OperationId>,
 }
 
 impl Server {
@@ -59,8 +62,8 @@ impl Server {
         for record in instances {
             tracing::error!(instance = record.name, "an instance's record has no placement");
         }
-        let (prepares, hooks) = Default::default();
-        Self { shared, programs, preparer, prepares, components, hooks }
+        let (prepares, hooks, freezing) = Default::default();
+        Self { shared, programs, preparer, prepares, components, hooks, freezing }
     }
 
     /// The actor of a program; a new one where this server has never held it.

@@ -3,6 +3,8 @@
 //! (`visit`), or where lists are kept beyond memory (`keeping`).
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use crate::domain::names::ProgramName;
@@ -37,6 +39,9 @@ pub struct ProgramList {
     place: RwLock<Option<Place>>,
     /// Handed out, and how many requests under way bear each.
     minted: Mutex<HashMap<SessionId, u32, AsItself>>,
+    /// Gone on elsewhere with so many requests under way here: what these ask for is theirs still.
+    leaving: Mutex<HashMap<SessionId, u32, AsItself>>,
+    is_leaving: AtomicBool,
     arrivals: Arc<OnceLock<Arc<Arrivals>>>,
 }
 
@@ -73,7 +78,8 @@ impl SessionLists {
 impl ProgramList {
     fn new(bounds: Bounds, arrivals: Arc<OnceLock<Arc<Arrivals>>>) -> Self {
         let parts = (0..PARTS).map(|_| Mutex::new(SessionList::new(bounds))).collect();
-        Self { parts, place: RwLock::default(), minted: Mutex::default(), arrivals }
+        let (place, minted, leaving, is_leaving) = Default::default();
+        Self { parts, place, minted, leaving, is_leaving, arrivals }
     }
 
     fn part(&self, id: SessionId) -> MutexGuard<'_, SessionList> {
@@ -117,6 +123,11 @@ impl ProgramList {
 
     pub fn finish(&self, id: SessionId, now: WallMillis) {
         self.part(id).finish(id, now);
+        if self.is_leaving.load(Relaxed) {
+            let mut leaving = lock(&self.leaving);
+            release(&mut leaving, id);
+            self.is_leaving.store(!leaving.is_empty(), Relaxed);
+        }
     }
 
     pub fn end(&self, id: SessionId, how: End, now: WallMillis) -> bool {
@@ -138,7 +149,14 @@ impl ProgramList {
 
     /// All of them go on elsewhere.
     pub fn migrate_all(&self, now: WallMillis) -> usize {
-        self.parts().map(|mut part| part.migrate_all(now)).sum()
+        let mut count = 0;
+        for mut part in self.parts() {
+            let mut leaving = lock(&self.leaving);
+            leaving.extend(part.all().filter(|session| session.active > 0).map(|session| (session.id, session.active)));
+            self.is_leaving.store(!leaving.is_empty(), Relaxed);
+            count += part.migrate_all(now);
+        }
+        count
     }
 
     pub fn figures(&self, now: WallMillis) -> Figures {
@@ -163,13 +181,11 @@ impl ProgramList {
 
     /// That request has ended.
     pub fn unmint(&self, id: SessionId) {
-        let mut minted = lock(&self.minted);
-        if let Some(count) = minted.get_mut(&id) {
-            *count -= 1;
-            if *count == 0 {
-                minted.remove(&id);
-            }
-        }
+        release(&mut lock(&self.minted), id);
+    }
+
+    fn is_minted(&self, id: SessionId) -> bool {
+        lock(&self.minted).contains_key(&id)
     }
 }
 
@@ -216,11 +232,14 @@ impl Lists for SessionLists {
     }
 
     fn knows(&self, program: &ProgramName, id: SessionId) -> bool {
-        self.find(program).is_some_and(|list| list.contains(id) || lock(&list.minted).contains_key(&id))
+        let asks =
+            |list: Arc<ProgramList>| list.contains(id) || list.is_minted(id) || lock(&list.leaving).contains_key(&id);
+        self.find(program).is_some_and(asks)
     }
 
     fn keep(&self, program: &ProgramName, id: SessionId) {
-        let Some(list) = self.find(program) else { return };
+        // One that goes on elsewhere is not listed again for what its last requests here write.
+        let Some(list) = self.find(program).filter(|list| list.is_minted(id)) else { return };
         let place = list.place.read().unwrap_or_else(PoisonError::into_inner).clone();
         let (mut part, now) = (list.part(id), super::keeping::now());
         if let Some(place) = place.filter(|_| !part.contains(id))
@@ -235,6 +254,65 @@ impl Lists for SessionLists {
     }
 }
 
+/// One request less bears the id.
+fn release(counts: &mut HashMap<SessionId, u32, AsItself>, id: SessionId) {
+    if let Some(count) = counts.get_mut(&id) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&id);
+        }
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T: WallMillis = 1_764_000_000_000;
+
+    fn shop() -> ProgramName {
+        ProgramName::new("shop").unwrap()
+    }
+
+    fn settled() -> (SessionLists, Arc<ProgramList>, Place) {
+        let (lists, place) =
+            (SessionLists::new(100), Place { server: "s1".parse().unwrap(), version: "1".parse().unwrap() });
+        let list = lists.program(&shop());
+        list.settle(place.clone(), 60_000);
+        (lists, list, place)
+    }
+
+    #[test]
+    fn a_request_under_way_has_its_sessions_data_when_the_session_goes_on_elsewhere() {
+        let (lists, list, place) = settled();
+        let (one, other) = (SessionId(1), SessionId(2));
+        for id in [one, other] {
+            assert!(list.begin(id, &place, T));
+        }
+        list.finish(other, T);
+        assert_eq!(list.migrate_all(T), 2);
+        assert!(lists.knows(&shop(), one) && !lists.knows(&shop(), other));
+        lists.keep(&shop(), one);
+        assert_eq!(list.count(), 0, "what it writes does not bring it back");
+        list.finish(one, T);
+        assert!(!lists.knows(&shop(), one));
+    }
+
+    #[test]
+    fn one_that_a_request_may_begin_is_listed_when_data_is_put_into_it_and_begins_once() {
+        let (lists, list, place) = settled();
+        let id = SessionId(1);
+        lists.keep(&shop(), id);
+        assert_eq!(list.count(), 0, "nobody was given it");
+        list.mint(id);
+        assert!(lists.knows(&shop(), id));
+        lists.keep(&shop(), id);
+        assert!(list.begin(id, &place, T) && list.count() == 1);
+        list.unmint(id);
+        assert!(lists.knows(&shop(), id));
+    }
 }

@@ -13,6 +13,7 @@ use super::claims::Claims;
 use super::hands::Hands;
 use super::ledger::Ledger;
 use super::session_lists::SessionLists;
+use super::sets::Sets;
 use super::settings::Settings;
 use crate::domain::names::Term;
 use crate::domain::placement::{Millis, Refusal};
@@ -32,6 +33,7 @@ pub struct Shared {
     pub claims: Arc<Claims>,
     pub ledger: Arc<Ledger>,
     pub hands: Rc<dyn Hands>,
+    pub sets: Sets,
     /// The promise: read by every program's actor when it obeys, raised by the server's actor only.
     pub seal: RefCell<Seal>,
     pub clock: Clock,

@@ -25,6 +25,7 @@ use super::records::{self, Kept};
 use super::requests::{DataPort, Port};
 use super::server::{Preparer, Server, Stop};
 use super::session_lists::SessionLists;
+use super::sets::Sets;
 use super::settings::Settings;
 use super::shared::{Clock, Shared};
 use super::visit::Desk;
@@ -112,6 +113,7 @@ pub async fn start(
         &secret,
     )?;
     let (server, mut tasks) = server;
+    tasks.push(tokio::task::spawn_local(machine.clone().measure()));
     tasks.push(tokio::task::spawn_local(machine.keep_house()));
     let desk = ControlDesk {
         server: server.clone(),
@@ -213,6 +215,8 @@ fn start_actors(
     let (nudge, nudged) = watch::channel(());
     let components = Components::new(machine.clone(), store.clone(), &settings.binary, &settings.bounds, nudge.clone());
     let looking = tokio::task::spawn_local(components.clone().run());
+    let sets = Sets::load(store.clone(), settings.data_dir.clone())?;
+    sets.resume();
     let (identity, settings) = (identity.clone(), settings.clone());
     let (claims, ledger, hands) = (claims.clone(), ledger.clone(), Rc::new(machine.clone()));
     let (heralds_identity, heralds_settings) = (identity.clone(), settings.clone());
@@ -223,8 +227,21 @@ fn start_actors(
         let outbox: Recipient<Post> = Outbox::begin(client, settings.outbox, rand::random(), owner).recipient();
         let seal = RefCell::new(kept.seal.clone());
         let (clock, outbox) = (Clock::begin(), Some(outbox));
-        let shared =
-            Shared { identity, store, settings, claims, ledger, hands, seal, clock, outbox, nudge, sessions, tag_keys };
+        let shared = Shared {
+            identity,
+            store,
+            settings,
+            claims,
+            ledger,
+            hands,
+            sets,
+            seal,
+            clock,
+            outbox,
+            nudge,
+            sessions,
+            tag_keys,
+        };
         Server::boot(Rc::new(shared), kept, preparer, components)
     });
     let mut tasks = heralds(&heralds_identity, &heralds_settings, &heralds_client, &nudged, &server, &heralds_keys);

@@ -4,6 +4,7 @@
 mod address;
 mod client;
 mod component;
+mod component_upgrade;
 mod config;
 mod deploy;
 mod events;
@@ -25,6 +26,7 @@ pub mod traffic;
 mod unbuilt;
 mod upgrade;
 mod watch;
+mod words;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -94,7 +96,7 @@ enum Command {
     /// Releases: push, list, remove
     #[command(subcommand)]
     Release(release::ReleaseCommand),
-    /// Nodes: list and show
+    /// Nodes: list, show, take a server out of service and back
     #[command(subcommand)]
     Node(node::NodeCommand),
     /// Components: what programs use of their servers' software, and how that is known

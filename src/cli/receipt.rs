@@ -132,8 +132,9 @@ fn accounts(receipt: &Receipt) -> String {
 }
 
 fn flows(receipt: &Receipt) -> String {
+    let longest = receipt.held_longest_ms.map(|ms| format!(" (longest {})", millis(ms))).unwrap_or_default();
     let mut text = format!(
-        "refused {} · re-dispatched {} · held {} · unaccounted {}",
+        "refused {} · re-dispatched {} · held {}{longest} · unaccounted {}",
         receipt.refused, receipt.redispatched, receipt.held, receipt.unaccounted
     );
     if let Some(kept) = &receipt.kept_serving {
@@ -151,13 +152,17 @@ fn flows(receipt: &Receipt) -> String {
 }
 
 fn out_of_service(receipt: &Receipt) -> Option<String> {
-    let header = ["SERVER", "OUT OF SERVICE", "DRAIN", "STOP", "START"];
+    // Only where a component was replaced meanwhile.
+    let command = receipt.out_of_service.iter().any(|out| out.command_ms > 0);
+    let mut header = vec!["SERVER", "OUT OF SERVICE", "DRAIN", "STOP", "START", "PROBE"];
+    header.extend(command.then_some("COMMAND"));
     (!receipt.out_of_service.is_empty()).then(|| {
         out::table(
             &header,
             receipt.out_of_service.iter().map(|out| {
                 let mut row = vec![out.server.to_string()];
-                row.extend([out.total_ms(), out.drain_ms, out.stop_ms, out.start_ms].map(millis));
+                row.extend([out.total_ms(), out.drain_ms, out.stop_ms, out.start_ms, out.probe_ms].map(millis));
+                row.extend(command.then(|| millis(out.command_ms)));
                 row
             }),
         )
@@ -165,7 +170,17 @@ fn out_of_service(receipt: &Receipt) -> Option<String> {
 }
 
 fn neighbours(receipt: &Receipt) -> Option<String> {
-    let header = ["NEIGHBOUR", "SERVER", "COMPLETED", "(5XX)", "REFUSED", "CUT", "FAILED"];
+    let header = [
+        "NEIGHBOUR",
+        "SERVER",
+        "COMPLETED",
+        "(5XX)",
+        "REFUSED",
+        "CUT",
+        "FAILED",
+        "ERRORS BEFORE/DURING",
+        "P99 BEFORE/DURING",
+    ];
     (!receipt.neighbours.is_empty()).then(|| {
         out::table(
             &header,
@@ -173,10 +188,20 @@ fn neighbours(receipt: &Receipt) -> Option<String> {
                 let mut row = vec![one.program.to_string(), one.server.to_string()];
                 let numbers = [one.completed, one.completed_5xx, one.refused, one.cut, one.failed];
                 row.extend(numbers.map(|number| number.to_string()));
+                row.push(both(one.errors_before_ppm, one.errors_ppm, |ppm| {
+                    format!("{:.2}%", f64::from(ppm) / 10_000.0)
+                }));
+                row.push(both(one.p99_before_us, one.p99_us, |us| format!("{:.1}ms", us as f64 / 1_000.0)));
                 row
             }),
         )
     })
+}
+
+/// "before/during".
+fn both<T>(before: Option<T>, during: Option<T>, show: impl Fn(T) -> String) -> String {
+    let shown = |told: Option<T>| told.map_or("-".to_owned(), &show);
+    format!("{}/{}", shown(before), shown(during))
 }
 
 fn failures(receipt: &Receipt) -> Option<String> {

@@ -79,14 +79,15 @@ impl RippleCommand {
 async fn list(ctx: &Ctx, program: Option<ProgramName>) -> Result<(), Failure> {
     let query: Vec<(&str, &str)> = program.iter().map(|program| ("program", program.as_str())).collect();
     let ripples = ctx.client.list::<RippleView>(path::RIPPLES, &query).await?;
-    let now = jiff::Timestamp::now();
+    let (now, whole) = (jiff::Timestamp::now(), program.is_some());
     ctx.out.list(&ripples, |ripples| {
         out::table(
             &["RIPPLE", "PROGRAM", "KIND", "FROM", "TO", "STATE", "STARTED", "TOOK"],
-            ripples.iter().map(|ripple| {
+            // A component's ripple stands for those of its programs.
+            ripples.iter().filter(|ripple| whole || ripple.part_of.is_none()).map(|ripple| {
                 vec![
                     ripple.id.to_string(),
-                    ripple.program.to_string(),
+                    out::clean(ripple.what()),
                     ripple.kind.to_string(),
                     or_dash(ripple.from.as_ref()),
                     or_dash(ripple.to.as_ref()),
@@ -115,6 +116,22 @@ pub fn text(ripple: &RippleView) -> String {
         lines.extend(step.judged.iter().map(|judged| format!("    {}", out::clean(judged))));
     }
     lines.extend(ripple.hooks.iter().flat_map(hook_lines));
+    for step in &ripple.steps {
+        if let Some(command) = &step.command {
+            let how = command.failure.as_deref().unwrap_or("ended well");
+            lines.push(format!(
+                "  on {} ran: {} ({})",
+                step.server,
+                out::clean(&command.run.join(" ")),
+                out::clean(how)
+            ));
+            lines.extend(command.output.iter().map(|line| format!("    {}", out::clean(line))));
+        }
+    }
+    for part in &ripple.parts {
+        lines.push(format!("  {}: {}", part.id, watch::title(part)));
+    }
+    lines.extend(ripple.part_of.iter().map(|whole| format!("  a part of ripple {whole}")));
     lines.extend(watch::outlook(ripple));
     lines.extend(ripple.undoes.iter().map(|undone| format!("  undoes ripple {undone}")));
     lines.extend(ripple.undone_by.iter().map(|undo| format!("  undone by ripple {undo}")));
@@ -179,7 +196,23 @@ async fn undo(ctx: &Ctx, id: &RippleId, detach: bool) -> Result<(), Failure> {
 }
 
 async fn show_receipt(ctx: &Ctx, id: &RippleId, exit_code: bool) -> Result<(), Failure> {
+    let ripple: RippleView = ctx.client.get(&ripple_path(id), &[]).await?;
+    if !ripple.parts.is_empty() {
+        return show_receipts(ctx, &ripple, exit_code).await;
+    }
     let receipt: Receipt = ctx.client.get(&receipt::receipt_path(id), &[]).await?;
     ctx.out.one(&receipt, receipt::text)?;
     if exit_code && !receipt::clean(&receipt) { Err(Failure::Told(EXIT_FAILED)) } else { Ok(()) }
+}
+
+/// A component's ripple has a receipt for each of its programs.
+async fn show_receipts(ctx: &Ctx, ripple: &RippleView, exit_code: bool) -> Result<(), Failure> {
+    let mut all = Vec::new();
+    for part in &ripple.parts {
+        all.push(ctx.client.get::<Receipt>(&receipt::receipt_path(&part.id), &[]).await?);
+    }
+    let clean = all.iter().all(receipt::clean);
+    let page = crate::wire::page::Page { items: all, next: None };
+    ctx.out.list(&page, |receipts| receipts.iter().map(receipt::text).collect::<Vec<_>>().join("\n\n"))?;
+    if exit_code && !clean { Err(Failure::Told(EXIT_FAILED)) } else { Ok(()) }
 }

@@ -87,7 +87,7 @@ fn grid(status: &StatusView) -> String {
     }));
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
     let rows = servers.iter().map(|server| {
-        let mut row = vec![server.name.to_string(), server.state.to_string()];
+        let mut row = vec![server.name.to_string(), super::node::state(server)];
         row.extend(status.programs.iter().map(|program| cell(status, &server.name, &program.name)));
         row
     });

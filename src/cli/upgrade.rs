@@ -6,25 +6,29 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Ctx;
+use super::component_upgrade::ComponentArgs;
 use super::failure::{EXIT_CHANGES, EXIT_FAILED, Failure};
 use super::out::{self, Format, count, or_dash};
 use super::{receipt, watch};
 use crate::domain::duration;
 use crate::domain::manifest::BATCH_MAX;
 use crate::domain::names::{ProgramName, ServerName, Version};
-use crate::domain::program::Promote;
+use crate::domain::program::{Promote, Scope, Strategy};
 use crate::wire::api::{
-    HookState, NodeState, NodeView, PlacementState, PlacementView, PlanView, ProgramView, RippleKind, RippleOptions,
-    RippleState, RippleView, StepState, UpgradeRequest, path,
+    Carries, HookState, NodeState, NodeView, PlacementState, PlacementView, PlanView, ProgramView, RippleKind,
+    RippleOptions, RippleState, RippleView, StepState, UpgradeRequest, path,
 };
 
 #[derive(Args, Debug)]
 pub struct UpgradeArgs {
     /// The program to upgrade
-    pub program: ProgramName,
+    #[arg(required_unless_present = "component")]
+    pub program: Option<ProgramName>,
     /// The version that all its servers shall run
-    #[arg(long, value_name = "VERSION")]
-    pub to: Version,
+    #[arg(long, value_name = "VERSION", required_unless_present = "component")]
+    pub to: Option<Version>,
+    #[command(flatten)]
+    pub component: ComponentArgs,
     #[command(flatten)]
     pub how: How,
 }
@@ -47,6 +51,9 @@ pub struct How {
 /// What a ripple does otherwise than its manifest says.
 #[derive(Args, Debug, Clone)]
 pub struct Options {
+    /// quiesce: close the gate, drain, stop, start; overlap: start beside, switch in one step, then drain and stop
+    #[arg(long, value_name = "HOW")]
+    pub strategy: Option<Strategy>,
     /// Servers at a time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(BATCH_MAX)))]
     pub batch: Option<u32>,
@@ -71,6 +78,9 @@ pub struct Options {
     /// Cuts what has not ended after the drain timeout, and counts it
     #[arg(long)]
     pub force: bool,
+    /// What a step takes out of service: program, or, to compare, server: all of its programs
+    #[arg(long, value_name = "WHAT", default_value = "program")]
+    pub scope: Scope,
 }
 
 #[derive(Args, Debug, Clone)]
@@ -87,6 +97,7 @@ impl From<&Options> for RippleOptions {
     fn from(options: &Options) -> Self {
         let ms = |given: Option<Duration>| given.map(|given| u64::try_from(given.as_millis()).unwrap_or(u64::MAX));
         Self {
+            strategy: options.strategy,
             batch: options.batch,
             canary: options.canary,
             promote: options.promote,
@@ -95,14 +106,20 @@ impl From<&Options> for RippleOptions {
             drain_timeout_ms: ms(options.drain_timeout),
             soak_ms: ms(options.soak),
             force: options.force,
+            scope: options.scope,
         }
     }
 }
 
 impl UpgradeArgs {
     pub async fn run(self, ctx: &Ctx) -> Result<(), Failure> {
-        let options = RippleOptions::from(&self.how.options);
-        let request = UpgradeRequest { program: self.program, to: self.to, options, plan: None };
+        if let Some(name) = self.component.component.clone() {
+            return self.component.run(ctx, &name, &self.how).await;
+        }
+        let (Some(program), Some(to)) = (self.program, self.to) else {
+            return Err(Failure::Usage("name the program, and its version with --to".to_owned()));
+        };
+        let request = UpgradeRequest { program, to, options: RippleOptions::from(&self.how.options), plan: None };
         upgrade(ctx, request, &self.how).await
     }
 }
@@ -185,9 +202,20 @@ pub async fn conclude(ctx: &Ctx, ripple: &RippleView) -> Result<(), Failure> {
         ctx.out.say(&out::clean(reason));
         return Ok(());
     }
-    let wrong = if ripple.to.is_none() { Vec::new() } else { not_so(ctx, ripple).await? };
+    let mut wrong = Vec::new();
+    for part in [ripple].into_iter().chain(&ripple.parts).filter(|part| part.to.is_some()) {
+        wrong.extend(not_so(ctx, part).await?);
+    }
     ctx.out.say(&success_text(ripple));
-    receipt::sum_up(ctx, ripple).await?;
+    match &ripple.parts[..] {
+        [] => receipt::sum_up(ctx, ripple).await?,
+        parts => {
+            for part in parts {
+                ctx.out.say(&format!("{}:", part.what()));
+                receipt::sum_up(ctx, part).await?;
+            }
+        }
+    }
     if wrong.is_empty() {
         Ok(())
     } else {
@@ -197,8 +225,7 @@ pub async fn conclude(ctx: &Ctx, ripple: &RippleView) -> Result<(), Failure> {
 
 /// Where, of the servers that are up, something other than the target runs.
 async fn not_so(ctx: &Ctx, ripple: &RippleView) -> Result<Vec<String>, Failure> {
-    let program: ProgramView =
-        ctx.client.get(&path::PROGRAM.replace("{program}", ripple.program.as_str()), &[]).await?;
+    let program: ProgramView = ctx.client.get(&path::PROGRAM.replace("{program}", ripple.what()), &[]).await?;
     let nodes = ctx.client.list::<NodeView>(path::NODES, &[]).await?.items;
     let up = |name: &ServerName| nodes.iter().any(|node| &node.name == name && node.state == NodeState::Up);
     let target = |name: &ServerName| {
@@ -250,6 +277,10 @@ pub fn failure_text(ripple: &RippleView) -> String {
     lines.extend(new(ripple.reason.as_ref()).map(|reason| format!("  {reason}")));
     for step in &ripple.steps {
         lines.extend(new(step.reason.as_ref()).map(|reason| format!("  {}: {reason}", step.server)));
+        if let Some(command) = step.command.as_ref().filter(|command| command.failure.is_some()) {
+            lines.push(format!("  on {} ran: {}", step.server, out::clean(&command.run.join(" "))));
+            lines.extend(command.output.iter().map(|line| format!("    {}", out::clean(line))));
+        }
     }
     for hook in ripple.hooks.iter().filter(|hook| hook.state == HookState::Failed && !hook.log.is_empty()) {
         lines.push(format!("  {} wrote:", hook.hook.as_str()));
@@ -260,7 +291,7 @@ pub fn failure_text(ripple: &RippleView) -> String {
         let reason = new(Some(&failure.reason)).map(|reason| format!(": {reason}"));
         lines.push(format!(
             "  {} {} failed on {}{}{}",
-            ripple.program,
+            failure_of(ripple),
             failure.version,
             failure.server,
             reason.unwrap_or_default(),
@@ -282,12 +313,26 @@ pub fn failure_text(ripple: &RippleView) -> String {
 }
 
 fn next_command(ripple: &RippleView) -> String {
-    let RippleView { id, program, .. } = ripple;
+    let (id, program) = (&ripple.id, failure_of(ripple));
     match (&ripple.failure, ripple.state) {
         (Some(failure), _) => format!("neap program logs {program} --server {}", failure.server),
-        (None, RippleState::Aborted) => format!("neap program show {program}"),
+        (None, RippleState::Aborted) if ripple.program.is_some() => format!("neap program show {program}"),
         (None, _) => format!("neap ripple show {id}"),
     }
+}
+
+/// "server-2: 1.30 of 2 cores, 1.60 allowed: it waits".
+fn carries_text(carries: &Carries) -> String {
+    let cores = |milli: u32| format!("{:.2}", f64::from(milli) / 1_000.0);
+    let most = carries.most_milli;
+    let allowed = if most > 0 { format!(", {} allowed", cores(most)) } else { String::new() };
+    let waits = if most > 0 && carries.would_milli > most { ": it would wait" } else { "" };
+    format!("{}: {} of {} cores{allowed}{waits}", carries.server, cores(carries.would_milli), carries.cores)
+}
+
+/// The program that failed; of a component's ripple, one of its parts.
+fn failure_of(ripple: &RippleView) -> &str {
+    ripple.parts.iter().find(|part| part.failure.is_some()).unwrap_or(ripple).what()
 }
 
 /// A plan as a person reads it.
@@ -313,7 +358,7 @@ pub fn plan_text(plan: &PlanView) -> String {
             count(plan.steps.len(), "server")
         ),
         out::table(
-            &["STEP", "SERVER", "FROM", "TO", "ACTIVE", "DRAINS IN ABOUT"],
+            &["STEP", "SERVER", "FROM", "TO", "ACTIVE", "DRAINS IN ABOUT", "CARRIED MEANWHILE"],
             plan.steps.iter().enumerate().map(|(index, step)| {
                 vec![
                     (index + 1).to_string(),
@@ -322,6 +367,7 @@ pub fn plan_text(plan: &PlanView) -> String {
                     step.to.to_string(),
                     step.active_requests.to_string(),
                     or_dash(step.expected_drain_ms.map(out::millis)),
+                    or_dash(step.carries.as_ref().map(carries_text)),
                 ]
             }),
         ),
@@ -333,6 +379,14 @@ pub fn plan_text(plan: &PlanView) -> String {
             Promote::Manual => "waits for `neap ripple promote`",
         };
         lines.push(format!("upgrades {} first, as canaries, and {then}", count(plan.canary as usize, "server")));
+    }
+    if plan.strategy == Strategy::Overlap {
+        let how = "starts the new version beside the old one, and switches in one step: nothing leaves service";
+        lines.push(how.to_owned());
+    }
+    if !plan.aside.is_empty() {
+        let names: Vec<&str> = plan.aside.iter().map(ProgramName::as_str).collect();
+        lines.push(format!("takes {} out of service with it, server by server", names.join(", ")));
     }
     lines.push(format!(
         "keeps at least {} serving; drains up to {}{}, holds up to {}, soaks {}",

@@ -10,7 +10,7 @@ use super::failure::Failure;
 use super::out::{self, Format, Out};
 use crate::domain::duration;
 use crate::domain::names::RippleId;
-use crate::wire::api::{RippleView, StepView, WaitingFor, path};
+use crate::wire::api::{RippleKind, RippleView, StepView, WaitingFor, path};
 
 /// Between two looks at a ripple.
 const POLL: Duration = Duration::from_millis(250);
@@ -179,19 +179,38 @@ pub fn title(ripple: &RippleView) -> String {
         (Some(from), None) => format!(" {from}"),
         (None, None) => String::new(),
     };
-    format!("{} {}{versions}: {}", ripple.kind.as_str().replace('_', " "), ripple.program, ripple.state)
+    format!("{} {}{versions}: {}", kind_word(ripple), out::clean(ripple.what()), ripple.state)
+}
+
+fn kind_word(ripple: &RippleView) -> String {
+    match ripple.kind {
+        RippleKind::Component => "upgrade component".to_owned(),
+        kind => kind.as_str().replace('_', " "),
+    }
 }
 
 /// "server-1  upgraded  drain 1.2s, stop 12ms, start 80ms".
 pub fn step_line(step: &StepView) -> String {
     let mut line = format!("{:<16} {:<10}", step.server, step.state);
     let times = &step.times;
-    let phases =
-        [("drain", times.drain_ms), ("stop", times.stop_ms), ("start", times.start_ms), ("soak", times.soak_ms)];
+    let phases = [
+        ("drain", times.drain_ms),
+        ("stop", times.stop_ms),
+        ("command", times.command_ms),
+        ("start", times.start_ms),
+        ("probe", times.probe_ms),
+        ("overlap", times.overlap_ms),
+        ("old", times.old_ms),
+        ("soak", times.soak_ms),
+    ];
     let shown: Vec<String> =
         phases.iter().filter_map(|(name, ms)| ms.map(|ms| format!("{name} {}", out::millis(ms)))).collect();
     if !shown.is_empty() {
         line.push_str(&format!(" {}", shown.join(", ")));
+    }
+    if !step.programs.is_empty() {
+        let programs: Vec<&str> = step.programs.iter().map(|program| program.as_str()).collect();
+        line.push_str(&format!(" ({})", programs.join(", ")));
     }
     if let Some(reason) = &step.reason {
         line.push_str(&format!(" — {}", out::clean(reason)));

@@ -81,6 +81,17 @@ impl Figures {
         })
     }
 
+    /// The time that a share of the answers, in thousandths, does not exceed, in microseconds.
+    pub fn quantile_micros(&self, thousandths: u64) -> Option<u64> {
+        self.quantile(thousandths).map(|bucket| floor_micros(bucket.saturating_add(1)))
+    }
+
+    /// How many of a million answers were errors.
+    pub fn errors_ppm(&self) -> u32 {
+        let share = u128::from(self.errors) * 1_000_000 / u128::from(self.answers.max(1));
+        u32::try_from(share).unwrap_or(u32::MAX)
+    }
+
     /// How many of the timed answers are in a bucket above this one.
     pub fn slower_than(&self, bucket: u8) -> u64 {
         self.latency.range(bucket.saturating_add(1)..).fold(0, |sum, (_, count)| sum.saturating_add(*count))

@@ -2,14 +2,20 @@
 //! booted placements serve (P9, P13), catching up, and driving ripples. Must not know how a message travels or where
 //! anything is kept: every change is saved by its caller before any message that it answers leaves.
 
+mod catching_up;
+mod drains;
+mod sets;
+
+pub use drains::Drain;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::names::{OperationId, ProgramName, Release, Revision, RippleId, RunId, ServerName, Term};
-use super::placement::{Command, Desired, Millis, Order, Refusal, State};
-use super::program::{LongLived, OnDrainTimeout};
+use super::placement::{Command, Desired, Millis, Order, Phase, Refusal, State};
 use super::ripple::hooks::{Hook, HookEnd};
 use super::ripple::machine::{self, Mint, Send};
-use super::ripple::plan::{Plan, PlannedStep, Policy, RippleKind};
+use super::ripple::plan::{Plan, RippleKind};
+use super::ripple::set::Set;
 use super::ripple::undo::{self, NoUndo};
 use super::ripple::wait::{Reason, Wait};
 use super::ripple::{Asked, Ripple, RippleState, StepPhase};
@@ -21,6 +27,10 @@ pub struct Leader {
     pub mint: Mint,
     pub list: ServerList,
     pub ripples: BTreeMap<RippleId, Ripple>,
+    /// What holds some of the ripples together.
+    pub sets: BTreeMap<RippleId, Set>,
+    /// Servers that a person has taken out of service.
+    pub drains: BTreeMap<ServerName, Drain>,
     /// A higher term was promised by a server that this leadership commanded: it commands no more.
     pub stepped_down: Option<Term>,
     /// When it first decided anything; who was not heard of before is not down yet.
@@ -44,11 +54,12 @@ impl Leader {
             *server = Server::default();
         }
         for cell in list.cells.values_mut().flat_map(BTreeMap::values_mut) {
-            (cell.observed, cell.measured) = (None, None);
+            (cell.observed, cell.measured, cell.cpu_milli) = (None, None, None);
         }
         let mut ripples = ripples;
         ripples.values_mut().for_each(Ripple::forget_hooks);
-        Self { mint: Mint { term, next: 0, revision }, list, ripples, stepped_down: None, since: None }
+        let (sets, drains) = Default::default();
+        Self { mint: Mint { term, next: 0, revision }, list, ripples, sets, drains, stepped_down: None, since: None }
     }
 
     pub fn term(&self) -> &Term {
@@ -115,6 +126,19 @@ impl Leader {
         }
     }
 
+    /// What a server's programs use of its cores. One of which nothing is told uses nothing.
+    pub fn uses(&mut self, server: &ServerName, cores: u32, cpu_milli: &BTreeMap<ProgramName, u32>) {
+        if let Some(entry) = self.list.servers.get_mut(server) {
+            entry.cores = cores;
+        }
+        let told = !cpu_milli.is_empty();
+        for (program, cells) in &mut self.list.cells {
+            if let Some(cell) = cells.get_mut(server) {
+                cell.cpu_milli = told.then(|| cpu_milli.get(program).copied().unwrap_or(0));
+            }
+        }
+    }
+
     /// What a server has counted of a program's answers.
     pub fn measured(&mut self, server: &ServerName, program: &ProgramName, measured: Measured) {
         self.list.cell_mut(program, server).measured = Some(measured);
@@ -153,7 +177,7 @@ impl Leader {
     pub fn ask(&mut self, id: &RippleId, asked: Asked) -> bool {
         match self.ripples.get_mut(id).filter(|ripple| !ripple.state.is_over()) {
             Some(ripple) if ripple.asked != Asked::Abort => {
-                ripple.asked = asked;
+                (ripple.asked, ripple.paused_by) = (asked, None);
                 true
             }
             Some(_) => asked == Asked::Abort,
@@ -199,11 +223,12 @@ impl Leader {
         }
         self.begin(now);
         let mut sends = self.seals();
+        sends.extend(self.advance_drains());
         self.catch_up();
         let mut ripples = std::mem::take(&mut self.ripples);
         let running: BTreeSet<RippleId> =
             ripples.iter().filter(|(_, ripple)| !ripple.state.is_over()).map(|(id, _)| id.clone()).collect();
-        for ripple in ripples.values_mut().filter(|ripple| !ripple.state.is_over()) {
+        for ripple in ripples.values_mut().filter(|ripple| !ripple.state.is_over() && ripple.plan.set.is_none()) {
             if let Some(undone) = ripple.plan.undoes.clone().filter(|undone| running.contains(undone)) {
                 ripple.wait = Some(Wait { server: None, reason: Reason::Stopping { ripple: undone }, until: None });
                 continue;
@@ -212,6 +237,7 @@ impl Leader {
             self.conclude(ripple);
         }
         self.ripples = ripples;
+        sends.extend(self.advance_sets(now));
         self.undo_what_was_no_good();
         sends.extend(self.reconcile());
         sends
@@ -221,8 +247,8 @@ impl Leader {
     fn undo_what_was_no_good(&mut self) {
         let undone: BTreeSet<&RippleId> =
             self.ripples.values().filter_map(|ripple| ripple.plan.undoes.as_ref()).collect();
-        let no_good =
-            |ripple: &&Ripple| ripple.undoes_itself && ripple.state.is_over() && !undone.contains(&ripple.plan.id);
+        let alone = |ripple: &Ripple| ripple.undoes_itself && ripple.plan.set.is_none();
+        let no_good = |ripple: &&Ripple| alone(ripple) && ripple.state.is_over() && !undone.contains(&ripple.plan.id);
         let no_good: Vec<Ripple> = self.ripples.values().filter(no_good).cloned().collect();
         for ripple in no_good {
             let Some(operation) = self.mint.operation() else { continue };
@@ -268,57 +294,6 @@ impl Leader {
         }
     }
 
-    /// Starts a ripple of one step for each program of which a server is behind what is desired of it; also where that is
-    /// nothing, since it was down when the program was removed.
-    fn catch_up(&mut self) {
-        let programs: BTreeSet<&ProgramName> = self.list.programs.keys().chain(self.list.cells.keys()).collect();
-        let idle = programs.into_iter().filter(|program| self.under_way(program).is_none());
-        let behind = idle.filter_map(|program| match self.list.programs.contains_key(program) {
-            true => self.behind(program).map(|(program, server, to)| (program, server, Some(to))),
-            false => self.left_over(program).map(|server| (program.clone(), server, None)),
-        });
-        let behind: Vec<(ProgramName, ServerName, Option<Release>)> = behind.collect();
-        for (program, server, to) in behind {
-            let from = self.list.observed(&program, &server).and_then(|seen| seen.release.clone());
-            let Some(operation) = self.mint.operation() else { continue };
-            let Ok(id) = RippleId::new(format!("catch-up-{operation}")) else { continue };
-            let steps = vec![PlannedStep { server, from, back_to: None }];
-            let was = self.list.programs.get(&program).and_then(|wanted| wanted.release.clone());
-            // Of a program that was removed, nobody has to stay.
-            let policy = Policy { min_serving: usize::from(to.is_some()), ..catch_up_policy() };
-            self.start(Plan { id, kind: RippleKind::CatchUp, program, to, steps, policy, was, undoes: None });
-        }
-    }
-
-    fn behind(&self, program: &ProgramName) -> Option<(ProgramName, ServerName, Release)> {
-        let wanted = self.list.programs.get(program)?;
-        wanted.servers.iter().find_map(|server| {
-            let entry = self.list.servers.get(server).filter(|entry| entry.up && entry.sealed.is_some());
-            entry?;
-            let seen = self.list.observed(program, server);
-            let state = seen.map_or(State::Absent, |seen| seen.state);
-            let desired = self.list.cell(program, server).and_then(|cell| cell.desired.as_ref());
-            let to = desired.map_or(wanted.release.clone(), |desired| desired.release.clone())?;
-            let is_behind = matches!(state, State::Absent | State::Closed | State::Open)
-                && seen.and_then(|seen| seen.release.as_ref()) != Some(&to);
-            is_behind.then(|| (program.clone(), server.clone(), to))
-        })
-    }
-
-    /// A server that still has a program which was removed while it was down.
-    fn left_over(&self, program: &ProgramName) -> Option<ServerName> {
-        let cells = self.list.cells.get(program)?;
-        let is_left = |server: &ServerName, desired: Option<&Desired>| {
-            let up = self.list.servers.get(server).is_some_and(|entry| entry.up);
-            let seen = self.list.observed(program, server);
-            let runs = seen.is_some_and(|seen| {
-                seen.release.is_some() && matches!(seen.state, State::Closed | State::Open | State::Failed)
-            });
-            up && runs && desired.is_some_and(|desired| desired.release.is_none())
-        };
-        cells.iter().find_map(|(server, cell)| is_left(server, cell.desired.as_ref()).then(|| server.clone()))
-    }
-
     /// Lets booted placements serve, and gives back what no ripple of this leadership holds.
     fn reconcile(&self) -> Vec<Send> {
         let cells =
@@ -330,17 +305,21 @@ impl Leader {
         let seen = self.list.observed(program, server)?;
         let owned = |operation| self.ripples.values().any(|ripple| ripple.owns(operation));
         let (operation, expected, order) = match (seen.state, &seen.operation) {
-            (State::Closed, _) if !self.stays_closed(program, server) => {
+            (State::Closed, _) if !self.stays_closed(program, server) && !self.is_drained(server) => {
                 (OperationId::new("reconcile").ok()?, seen.generation, Order::Open)
             }
-            // A quiesce of a ripple that nobody remembers.
-            (State::Quiescing, Some(held)) if held.leased && !owned(&held.id) => {
+            // A quiesce, or an overlap before its switch, of a ripple that nobody remembers.
+            (State::Quiescing | State::Overlapping, Some(held))
+                if held.leased && !owned(&held.id) && matches!(held.phase, Phase::Quiescing | Phase::Beside) =>
+            {
                 (held.id.clone(), held.expected, Order::Reopen)
             }
             // A quiesce that was sent and may still arrive, of a ripple that is over.
             _ => {
                 let cell = self.list.cell(program, server)?;
-                let sent = cell.unanswered.as_ref().filter(|sent| !owned(&sent.operation))?;
+                let drains = |operation: &OperationId| self.drains.values().any(|drain| drain.operation == *operation);
+                let sent =
+                    cell.unanswered.as_ref().filter(|sent| !owned(&sent.operation) && !drains(&sent.operation))?;
                 (sent.operation.clone(), sent.expected, Order::Reopen)
             }
         };
@@ -351,6 +330,9 @@ impl Leader {
 
     /// A booted placement that is behind what is desired of it stays closed while enough others serve (protocol P13).
     pub fn stays_closed(&self, program: &ProgramName, server: &ServerName) -> bool {
+        if self.is_drained(server) {
+            return true;
+        }
         let Some(seen) = self.list.observed(program, server) else { return false };
         let Some(desired) = self.list.cell(program, server).and_then(|cell| cell.desired.as_ref()) else {
             return false;
@@ -358,23 +340,6 @@ impl Leader {
         let behind = desired.release.is_some() && desired.release != seen.release;
         let needed = self.under_way(program).map_or(1, |ripple| ripple.plan.policy.min_serving.max(1));
         behind && self.list.serving(program).count() >= needed
-    }
-}
-
-/// How a server that is behind is brought up: carefully, and giving up rather than cutting anyone.
-fn catch_up_policy() -> Policy {
-    Policy {
-        batch: 1,
-        canary: 0,
-        promote: Default::default(),
-        rollback_on: None,
-        hooks: Vec::new(),
-        min_serving: 1,
-        drain_timeout: std::time::Duration::from_secs(300),
-        on_drain_timeout: OnDrainTimeout::Abort,
-        long_lived: LongLived::Wait,
-        soak: std::time::Duration::ZERO,
-        unhealthy_limit: std::time::Duration::from_secs(60),
     }
 }
 

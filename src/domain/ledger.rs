@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::figures::Figures;
 use super::names::{ProgramName, RunId, ServerName, Version};
 
 /// What became of requests. Admitted + active at the start = the ends + active at the end.
@@ -74,6 +75,12 @@ pub struct LedgerEntry {
     pub version: Option<Version>,
     pub server: Option<ServerName>,
     pub counts: Counts,
+    /// At servers: how long answers took to begin, by bucket (`figures`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub latency: BTreeMap<u8, u64>,
+    /// At routers, of a program as a whole: how long requests were held.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub held_for: BTreeMap<u8, u64>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -133,6 +140,26 @@ impl Counts {
     }
 }
 
+/// What a program's answers on one node have been like up to a cut, over all its versions.
+pub fn figures(cut: &LedgerCut, program: &ProgramName) -> Figures {
+    let mut sum = Figures::default();
+    for entry in cut.entries.iter().filter(|entry| entry.program == *program) {
+        let Counts { completed, completed_5xx, failed, .. } = entry.counts;
+        let (answers, errors) = (completed.saturating_add(failed), completed_5xx.saturating_add(failed));
+        sum.add(&Figures { answers, errors, latency: entry.latency.clone() });
+    }
+    sum
+}
+
+/// How long a program's requests have been held by one router up to a cut.
+pub fn held_for(cut: &LedgerCut, program: &ProgramName) -> Figures {
+    let mut sum = Figures::default();
+    for entry in cut.entries.iter().filter(|entry| entry.program == *program) {
+        sum.add(&Figures { latency: entry.held_for.clone(), ..Figures::default() });
+    }
+    sum
+}
+
 type Key = (ProgramName, Option<Version>, Option<ServerName>);
 
 /// The accounts of one node between two cuts of its ledger. A counter that fell (the ledger was lost) counts from
@@ -164,7 +191,8 @@ mod tests {
 
     fn cut(counts: Counts) -> LedgerCut {
         let (program, server) = (ProgramName::new("shop").unwrap(), ServerName::new("app-1").ok());
-        let entry = LedgerEntry { program, version: Version::new("1").ok(), server, counts };
+        let (latency, held_for) = Default::default();
+        let entry = LedgerEntry { program, version: Version::new("1").ok(), server, counts, latency, held_for };
         LedgerCut { run: RunId::new("r").unwrap(), entries: vec![entry], failures: vec![] }
     }
 

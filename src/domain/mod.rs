@@ -1,6 +1,7 @@
 //! Floor 0, the domain: every decision that neap makes, as pure functions and state machines.
 //! Must not know IO, clocks, threads, actors or logs: time and everything seen come in as arguments.
 
+pub mod capacity;
 pub mod components;
 pub mod duration;
 pub mod figures;

@@ -79,6 +79,23 @@ pub struct PlacementRule {
 pub enum Kind {
     Process(Process),
     Static(StaticFiles),
+    External(External),
+}
+
+/// A service that something else runs: systemd, a container engine. It is drained and probed as any program.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct External {
+    /// Where it takes requests.
+    pub addr: std::net::SocketAddr,
+    /// Argv that brings a version, `{version}` and `{dir}` put in; it may leave the service stopped if there is `start`.
+    pub upgrade: Vec<String>,
+    /// Argv, run when the last request has ended; empty: `upgrade` does all.
+    pub stop: Vec<String>,
+    /// Argv, run after `upgrade`.
+    pub start: Vec<String>,
+    /// How long each may take.
+    #[serde(with = "super::duration::millis")]
+    pub timeout: Duration,
 }
 
 /// A child process, started by argv and never by a shell.
@@ -129,8 +146,17 @@ pub struct Health {
     pub unhealthy_after: u32,
 }
 
+impl Default for Health {
+    fn default() -> Self {
+        let second = Duration::from_secs(1);
+        Self { path: None, interval: second, timeout: second, start_timeout: second * 60, unhealthy_after: 3 }
+    }
+}
+
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct UpgradeRule {
+    #[serde(default)]
+    pub strategy: Strategy,
     /// Servers at a time.
     #[serde(default = "one")]
     pub batch: u32,
@@ -155,6 +181,20 @@ pub struct UpgradeRule {
     pub rollback_on: RollbackOn,
     #[serde(default)]
     pub hooks: Hooks,
+    /// Of a server's cores, in thousandths, what those that stay may use for a gate to close elsewhere; 0: any.
+    #[serde(default = "eight_tenths")]
+    pub max_utilization_milli: u32,
+    /// How long a ripple waits for that until it pauses.
+    #[serde(default = "ten_minutes", with = "super::duration::millis")]
+    pub capacity_wait: Duration,
+}
+
+fn eight_tenths() -> u32 {
+    800
+}
+
+fn ten_minutes() -> Duration {
+    Duration::from_secs(600)
 }
 
 /// Commands that go with a ripple to this version; an empty argv is none. Their exit status decides.
@@ -173,6 +213,28 @@ impl Default for Hooks {
     fn default() -> Self {
         let [before_ripple, before_step, after_step, after_ripple] = Default::default();
         Self { before_ripple, before_step, after_step, after_ripple, timeout: Duration::from_secs(300) }
+    }
+}
+
+/// How a server goes from one version to the next.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// The gate closes, the old instance drains and stops, the new one starts.
+    #[default]
+    Quiesce,
+    /// The new instance starts beside the old one and takes over in one step; then the old one drains and stops.
+    Overlap,
+}
+
+impl std::str::FromStr for Strategy {
+    type Err = String;
+    fn from_str(given: &str) -> Result<Self, String> {
+        match given {
+            "quiesce" => Ok(Self::Quiesce),
+            "overlap" => Ok(Self::Overlap),
+            _ => Err(format!("\"{given}\" is neither \"quiesce\" nor \"overlap\"")),
+        }
     }
 }
 
@@ -257,6 +319,34 @@ impl std::str::FromStr for Promote {
             "auto" => Ok(Self::Auto),
             "manual" => Ok(Self::Manual),
             _ => Err(format!("\"{given}\" is neither \"auto\" nor \"manual\"")),
+        }
+    }
+}
+
+/// What a ripple's step takes out of service on its server.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// The program that is upgraded, and nothing else.
+    #[default]
+    Program,
+    /// Every program of the server, as load balancers that know servers only do.
+    Server,
+}
+
+impl Scope {
+    pub fn is_program(&self) -> bool {
+        *self == Self::Program
+    }
+}
+
+impl std::str::FromStr for Scope {
+    type Err = String;
+    fn from_str(given: &str) -> Result<Self, String> {
+        match given {
+            "program" => Ok(Self::Program),
+            "server" => Ok(Self::Server),
+            _ => Err(format!("\"{given}\" is neither \"program\" nor \"server\"")),
         }
     }
 }

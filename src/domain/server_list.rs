@@ -28,10 +28,29 @@ pub struct Report {
     /// Of the active requests, those that are WebSockets or event streams; told while quiescing.
     #[serde(default)]
     pub long_lived: u64,
+    /// Of an overlap: active requests of the instance that was switched away from.
+    #[serde(default)]
+    pub retiring: u64,
     pub oldest: Option<OldestActive>,
     /// Told while a drain waits for sessions; then the gate is open to known ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sessions: Option<SessionsLeft>,
+    /// Instances started in the place of one that ended by itself, in this run of the server.
+    #[serde(default)]
+    pub restarts: u64,
+    /// How long the last operation had the program out of service here, by its server's own clock.
+    #[serde(default)]
+    pub took: Option<Took>,
+}
+
+/// The parts of the time that a program was out of service on a server, in milliseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct Took {
+    pub drain_ms: u64,
+    pub stop_ms: u64,
+    /// Until the process was there; then until its probes were answered.
+    pub start_ms: u64,
+    pub probe_ms: u64,
 }
 
 /// The sessions that a drain waits for.
@@ -67,7 +86,10 @@ impl Report {
             active,
             orphans,
             long_lived: 0,
+            retiring: 0,
             oldest: None,
+            restarts: 0,
+            took: None,
             sessions: None,
         }
     }
@@ -78,12 +100,19 @@ impl Report {
     }
 }
 
-/// A quiesce that was sent, of which nothing has been heard (protocol P7).
+/// A quiesce or an overlap that was sent, of which nothing has been heard (protocol P7).
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Unanswered {
     pub operation: OperationId,
     pub expected: Generation,
     pub run: RunId,
+    /// It closes the gate: until it is answered, the placement does not count as serving.
+    #[serde(default = "yes")]
+    pub closes: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// One cell of the Server List.
@@ -96,6 +125,9 @@ pub struct Cell {
     /// What each version's answers were like, when last asked.
     #[serde(skip)]
     pub measured: Option<Measured>,
+    /// Thousandths of a core that its instances use here, when last heard; `None`: not told.
+    #[serde(skip)]
+    pub cpu_milli: Option<u32>,
 }
 
 /// A server's counters of a program, by version, at a time of management's own clock.
@@ -119,6 +151,12 @@ pub struct Server {
     pub up: bool,
     #[serde(skip)]
     pub heard_at: Millis,
+    /// Cores that load is measured against; 0: not told.
+    #[serde(skip)]
+    pub cores: u32,
+    /// A person has taken it out of service.
+    #[serde(skip)]
+    pub drained: bool,
 }
 
 /// What is wanted of a program as a whole: the release that new servers get, and where it is placed.
@@ -154,8 +192,9 @@ impl ServerList {
     /// Takes requests as far as management knows: sealed, up, open, healthy, and no quiesce unanswered (protocol P7).
     pub fn serves(&self, program: &ProgramName, server: &ServerName) -> bool {
         let up = self.servers.get(server).is_some_and(|server| server.up);
-        let answered = self.cell(program, server).is_some_and(|cell| cell.unanswered.is_none());
-        let open = self.observed(program, server).is_some_and(|seen| seen.state == State::Open && seen.healthy);
+        let answered =
+            self.cell(program, server).is_some_and(|cell| cell.unanswered.as_ref().is_none_or(|sent| !sent.closes));
+        let open = self.observed(program, server).is_some_and(|seen| seen.state.takes_requests() && seen.healthy);
         up && answered && open
     }
 
@@ -257,8 +296,12 @@ mod tests {
     fn only_a_sealed_up_open_healthy_answered_placement_serves() {
         let (mut list, shop) = sealed_list();
         assert!(list.serves(&shop, &server()));
-        list.cell_mut(&shop, &server()).unanswered =
-            Some(Unanswered { operation: OperationId::new("o").unwrap(), expected: Generation(3), run: run("r1") });
+        list.cell_mut(&shop, &server()).unanswered = Some(Unanswered {
+            operation: OperationId::new("o").unwrap(),
+            expected: Generation(3),
+            run: run("r1"),
+            closes: true,
+        });
         assert!(!list.serves(&shop, &server()));
         list.hear(&server(), &run("r1"), report(3, State::Open));
         assert!(!list.serves(&shop, &server()), "the same generation proves nothing");

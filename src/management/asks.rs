@@ -6,10 +6,12 @@ use std::time::Duration;
 use sha2::Digest;
 
 use super::control::{About, Control};
+use super::overlaps::may_overlap;
 use super::records::{ReleaseRecord, RippleRecord};
+use super::set_asks;
 use crate::domain::manifest::BATCH_MAX;
 use crate::domain::names::{ProgramName, Release, RippleId, ServerName, Sha256, Version};
-use crate::domain::program::{Manifest, MinServing, OnDrainTimeout, UpgradeRule};
+use crate::domain::program::{Manifest, MinServing, OnDrainTimeout, Scope, UpgradeRule};
 use crate::domain::ripple::plan::{self, Ask, NoPlan, Plan, Policy, RippleKind};
 use crate::domain::ripple::undo::NoUndo;
 use crate::domain::ripple::{Asked, Ripple};
@@ -77,6 +79,9 @@ pub fn upgrade(
     asked_by: Option<String>,
     shown: Option<&str>,
 ) -> Result<Planned, Problem> {
+    if let Some(id) = set_asks::upgrade_server(control, program, to, options, &asked_by, shown)? {
+        return Ok(Planned::Ripple(id));
+    }
     match plan_upgrade(control, program, to, options) {
         Ok(plan) => {
             as_shown(shown, &plan_id(control, &plan))?;
@@ -94,7 +99,7 @@ pub fn upgrade(
 pub const NO_PLAN: &str = "none";
 
 /// A ripple that starts from a plan which was shown fails if it would do something else by now.
-fn as_shown(shown: Option<&str>, now: &str) -> Result<(), Problem> {
+pub(super) fn as_shown(shown: Option<&str>, now: &str) -> Result<(), Problem> {
     if shown.is_none_or(|shown| shown == now) {
         return Ok(());
     }
@@ -109,6 +114,10 @@ pub fn restart(
     options: &RippleOptions,
     asked_by: Option<String>,
 ) -> Result<RippleId, Problem> {
+    if options.scope == Scope::Server {
+        return Err(Problem::new(Code::BadRequest, "a restart is of one program")
+            .hint("`neap node drain` takes a whole server out of service"));
+    }
     let wanted = wanted(control, program)?;
     let release = wanted.release.clone().ok_or_else(|| {
         Problem::new(Code::NoServer, format!("{program} runs nowhere yet")).hint("`neap upgrade` installs it")
@@ -141,7 +150,7 @@ fn wanted<'a>(control: &'a Control, program: &ProgramName) -> Result<&'a Wanted,
     })
 }
 
-fn make(
+pub(super) fn make(
     control: &Control,
     kind: RippleKind,
     program: &ProgramName,
@@ -162,6 +171,7 @@ fn make(
     if let Some(under_way) = planned.map(|record| &record.plan.id).or(under_way) {
         return Err(problem(NoPlan::Busy { under_way: under_way.clone() }, program));
     }
+    may_overlap(control, program, to.as_ref(), options.strategy.unwrap_or(rule.strategy))?;
     let hold = options.hold_ms.map_or(rule.hold, Duration::from_millis);
     let batch = options.batch.unwrap_or(rule.batch);
     if !(1..=BATCH_MAX).contains(&batch) {
@@ -170,11 +180,14 @@ fn make(
     }
     let force = options.force || rule.on_drain_timeout == OnDrainTimeout::Force;
     let policy = Policy {
+        strategy: options.strategy.unwrap_or(rule.strategy),
         batch: batch as usize,
         canary: options.canary.unwrap_or(rule.canary) as usize,
         promote: options.promote.unwrap_or(rule.promote),
         rollback_on: Some(rule.rollback_on),
         hooks: Vec::new(),
+        max_utilization_milli: rule.max_utilization_milli,
+        capacity_wait: rule.capacity_wait,
         min_serving: 0,
         drain_timeout: options.drain_timeout_ms.map_or(rule.drain_timeout, Duration::from_millis),
         on_drain_timeout: if force { OnDrainTimeout::Force } else { OnDrainTimeout::Abort },
@@ -205,12 +218,13 @@ fn problem(no_plan: NoPlan, program: &ProgramName) -> Problem {
             .hint("`neap node ls` shows the servers; [placement] of the manifest names those that it wants"),
         NoPlan::NothingToDo => Problem::new(Code::NothingToDo, format!("{program}: {said}")),
         NoPlan::MinServing { .. } => Problem::new(Code::MinServing, format!("{program}: {said}")).hint(
-            "add a server; or let routers hold requests meanwhile with `--hold 10s`; or allow fewer with `--min-serving N`",
+            "start the new version beside the old one with `--strategy overlap`; or let routers hold requests meanwhile \
+             with `--hold 10s`; or add a server; or allow fewer with `--min-serving N`",
         ),
     }
 }
 
-fn new_id() -> RippleId {
+pub(super) fn new_id() -> RippleId {
     let id = crate::link::identity::new_id().to_ascii_lowercase();
     RippleId::new(id).expect("a ULID is a ripple id")
 }
@@ -231,18 +245,25 @@ fn start(control: &mut Control, plan: Plan, options: &RippleOptions, asked_by: O
 /// Asks a ripple to abort, pause or go on.
 pub fn ask(control: &mut Control, id: &RippleId, asked: Asked, asked_by: Option<String>) -> Result<(), Problem> {
     leads(control)?;
+    if let Some(set) = set_asks::set_of(control, id) {
+        return set_asks::ask(control, &set, asked, asked_by.as_deref());
+    }
     control.ripples.get(id).ok_or_else(|| unknown(id))?;
     begin_now(control, id);
     if !control.leader.ask(id, asked) {
         return Err(ended(id));
     }
-    let what = match asked {
+    note_asked(control, id, asked_word(asked), asked_by.as_deref());
+    Ok(())
+}
+
+/// What was done to a ripple by asking.
+pub(super) fn asked_word(asked: Asked) -> &'static str {
+    match asked {
         Asked::Nothing => "resumed",
         Asked::Pause => "paused",
         Asked::Abort => "aborted",
-    };
-    note(control, id, what, asked_by);
-    Ok(())
+    }
 }
 
 /// What came of asking for a ripple to be undone.
@@ -250,11 +271,17 @@ pub enum Undo {
     /// By this ripple; or, where it had changed nothing yet, it is aborted itself.
     Ripple(RippleId),
     Nothing(ProgramName, Option<Version>),
+    /// Of a set.
+    NothingOfSet(RippleId),
 }
 
 /// Starts the way back from a ripple.
 pub fn undo(control: &mut Control, id: &RippleId, asked_by: Option<String>) -> Result<Undo, Problem> {
     leads(control)?;
+    if let Some(set) = set_asks::set_of(control, id) {
+        let undo = set_asks::undo(control, &set, asked_by)?;
+        return Ok(undo.map_or(Undo::NothingOfSet(set), Undo::Ripple));
+    }
     control.ripples.get(id).ok_or_else(|| unknown(id))?;
     begin_now(control, id);
     let record = control.ripples.get(id).ok_or_else(|| unknown(id))?;
@@ -274,7 +301,7 @@ pub fn undo(control: &mut Control, id: &RippleId, asked_by: Option<String>) -> R
     let about = About { program: Some(&program), ripple: Some(&plan.id), node: None };
     control.event("ripple_started", message, about);
     let undo = plan.id.clone();
-    note(control, id, &format!("undone by ripple {undo}, asked for"), asked_by.clone());
+    note_asked(control, id, &format!("undone by ripple {undo}, asked for"), asked_by.as_deref());
     let mut record = RippleRecord::planned(plan, asked_by, hold_ms);
     record.ripple = control.leader.ripples.get(&undo).cloned();
     control.ripples.insert(undo.clone(), record);
@@ -295,12 +322,13 @@ fn still_known(control: &Control, undone: &Ripple) -> Result<(), Problem> {
     }
 }
 
-fn no_undo(why: NoUndo, plan: &Plan) -> Problem {
+pub(super) fn no_undo(why: NoUndo, plan: &Plan) -> Problem {
     let (id, program) = (&plan.id, &plan.program);
     let said = format!("ripple {id} cannot be undone: {why}");
     match why {
         NoUndo::Busy { under_way } => problem(NoPlan::Busy { under_way }, program),
         NoUndo::Nothing => Problem::new(Code::NothingToDo, said),
+        NoUndo::NoCommand => Problem::new(Code::CannotUndo, said),
         NoUndo::CatchUp => Problem::new(Code::CannotUndo, said)
             .hint(format!("`neap upgrade {program} --to VERSION` changes what is desired everywhere")),
         NoUndo::Superseded { .. } => Problem::new(Code::CannotUndo, said).hint(format!(
@@ -312,6 +340,9 @@ fn no_undo(why: NoUndo, plan: &Plan) -> Problem {
 /// Lets a ripple go on after its canaries.
 pub fn promote(control: &mut Control, id: &RippleId, asked_by: Option<String>) -> Result<(), Problem> {
     leads(control)?;
+    if let Some(set) = set_asks::set_of(control, id) {
+        return set_asks::promote(control, &set, asked_by.as_deref());
+    }
     let record = control.ripples.get(id).ok_or_else(|| unknown(id))?;
     if record.plan.policy.canary == 0 {
         return Err(Problem::new(Code::NothingToPromote, format!("ripple {id} has no canaries"))
@@ -321,14 +352,14 @@ pub fn promote(control: &mut Control, id: &RippleId, asked_by: Option<String>) -
     if !control.leader.promote(id) {
         return Err(ended(id));
     }
-    note(control, id, "promoted", asked_by);
+    note_asked(control, id, "promoted", asked_by.as_deref());
     Ok(())
 }
 
 /// Keeps who has asked a ripple for what.
-pub(super) fn note(control: &mut Control, id: &RippleId, what: &str, asked_by: Option<String>) {
+pub(super) fn note_asked(control: &mut Control, id: &RippleId, what: &str, asked_by: Option<&str>) {
     if let Some(record) = control.ripples.get_mut(id) {
-        record.note(None, format!("{what} by {}", asked_by.as_deref().unwrap_or("somebody")));
+        record.note(None, format!("{what} by {}", asked_by.unwrap_or("somebody")));
     }
 }
 

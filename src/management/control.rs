@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::observer::Watch;
-use super::records::{Disk, LastTerm, NodeRecord, ReleaseRecord, RippleRecord, State};
+use super::records::{Disk, LastTerm, NodeRecord, ReleaseRecord, RippleRecord, SetRecord, State};
 use super::tag_keys;
 use crate::domain::components::{ComponentsList, Taken, Usage};
 use crate::domain::leader::Leader;
 use crate::domain::names::{NodeName, ProgramName, Release, Revision, RippleId, RunId, ServerName, Term, Version};
 use crate::domain::placement::Millis;
 use crate::domain::program::Manifest;
+use crate::domain::ripple::set::Set;
 use crate::domain::server_list::{Server, ServerList};
 use crate::store::StoreError;
 use crate::wire::api::EventView;
@@ -83,6 +84,7 @@ pub struct Control {
     pub nodes: BTreeMap<(NodeRole, NodeName), Node>,
     pub releases: BTreeMap<ProgramName, BTreeMap<Version, ReleaseRecord>>,
     pub ripples: BTreeMap<RippleId, RippleRecord>,
+    pub sets: BTreeMap<RippleId, SetRecord>,
     /// The Server List that routers should hold.
     pub published: Option<ListStamp>,
     pub events: VecDeque<EventView>,
@@ -113,7 +115,10 @@ impl Control {
         let live = loaded.ripples.values().filter_map(|record| record.ripple.clone());
         let live = live.filter(|ripple| !ripple.state.is_over()).map(|ripple| (ripple.plan.id.clone(), ripple));
         let awaited = list.servers.keys().cloned().collect();
-        let leader = Leader::new(term, Revision(0), list, live.collect());
+        let mut leader = Leader::new(term, Revision(0), list, live.collect());
+        let live = loaded.sets.values().map(|record| record.set.clone()).filter(|set| !set.state.is_over());
+        leader.sets = live.map(|set| (set.plan.id.clone(), set)).collect();
+        leader.drains = loaded.drains;
         let nodes = loaded.nodes.into_iter().map(Node::loaded).collect();
         let mut control = Self {
             leader,
@@ -121,6 +126,7 @@ impl Control {
             nodes,
             releases: loaded.releases,
             ripples: loaded.ripples,
+            sets: loaded.sets,
             published: None,
             events: VecDeque::new(),
             watches: HashMap::new(),
@@ -199,6 +205,11 @@ impl Control {
                 record.ripple = Some(ripple.clone());
             }
         }
+        for (id, set) in &self.leader.sets {
+            if let Some(record) = self.sets.get_mut(id) {
+                record.set = set.clone();
+            }
+        }
         self.prune();
         let state = State {
             term: LastTerm { number: self.leader.term().number, id: Some(self.leader.term().management.clone()) },
@@ -208,19 +219,22 @@ impl Control {
             releases: &self.releases,
             nodes: self.nodes.values().map(|node| &node.record).collect(),
             ripples: &self.ripples,
+            sets: &self.sets,
+            drains: &self.leader.drains,
         };
         self.disk.save(&state)
     }
 
     /// What a person's request may change, as it is now.
     pub fn copy(&self) -> Copied {
-        Copied { leader: self.leader.clone(), releases: self.releases.clone(), ripples: self.ripples.clone() }
+        let (leader, releases) = (self.leader.clone(), self.releases.clone());
+        Copied { leader, releases, ripples: self.ripples.clone(), sets: self.sets.clone() }
     }
 
     /// Goes back to what was, when it could not be saved.
     pub fn restore(&mut self, before: Copied) {
-        let Copied { leader, releases, ripples } = before;
-        (self.leader, self.releases, self.ripples) = (leader, releases, ripples);
+        let Copied { leader, releases, ripples, sets } = before;
+        (self.leader, self.releases, self.ripples, self.sets) = (leader, releases, ripples, sets);
     }
 
     fn prune(&mut self) {
@@ -235,6 +249,15 @@ impl Control {
         self.leader.ripples.retain(|id, ripple| {
             !ripple.state.is_over() || ripples.get(id).is_none_or(|record| record.receipt.is_none())
         });
+        self.prune_sets();
+    }
+
+    /// A set goes with the last of its programs' ripples.
+    fn prune_sets(&mut self) {
+        let ripples = &self.ripples;
+        let kept = |set: &Set| !set.state.is_over() || set.plan.parts.iter().any(|part| ripples.contains_key(part));
+        self.leader.sets.retain(|_, set| kept(set));
+        self.sets.retain(|_, record| kept(&record.set));
     }
 
     /// A node registered, or registered again.
@@ -329,6 +352,7 @@ pub struct Copied {
     leader: Leader,
     releases: BTreeMap<ProgramName, BTreeMap<Version, ReleaseRecord>>,
     ripples: BTreeMap<RippleId, RippleRecord>,
+    sets: BTreeMap<RippleId, SetRecord>,
 }
 
 /// What an event is about.

@@ -13,15 +13,17 @@ use super::hooks::Hooks;
 use super::observer;
 use super::ripple_actor::{RippleActor, RippleOver};
 use super::routers::{Routers, Told};
-use crate::domain::leader::Heard;
+use crate::domain::leader::{Heard, Leader};
 use crate::domain::names::{NodeName, ProgramName, RippleId, Term};
-use crate::domain::placement::Order;
+use crate::domain::placement::{Order, Worked};
 use crate::domain::ripple::hooks::{HookEnd, HookOrder};
 use crate::domain::ripple::machine::Send as Outgoing;
 use crate::domain::server_list::Measured;
 use crate::link::client::{Answer, Client, LinkError};
 use crate::link::identity::Identity;
-use crate::wire::messages::{Held, HookTold, NodeRole, Obeyed, Prepared, Sealed, ToRouter, ToServer, VersionFigures};
+use crate::wire::messages::{
+    Held, HookTold, NodeRole, Obeyed, Prepared, Sealed, ToRouter, ToServer, TogetherObeyed, VersionFigures,
+};
 use crate::wire::problem::{Code, Problem};
 
 /// How often the actor looks at the clock: leases, silent nodes, waits that end.
@@ -78,8 +80,11 @@ impl ListActor {
             }
         }
         self.flights.keep(&keys);
-        let ripples = &self.control.leader.ripples;
-        self.routers.forget(|operation| ripples.values().any(|ripple| ripple.owns(operation)));
+        let Leader { ripples, drains, .. } = &self.control.leader;
+        self.routers.forget(|operation| {
+            ripples.values().any(|ripple| ripple.owns(operation))
+                || drains.values().any(|drain| drain.operation == *operation)
+        });
     }
 
     /// Routers hear of a quiesce before its server does (protocol P10).
@@ -128,6 +133,11 @@ impl ListActor {
             Outgoing::Command { server, program, command } => {
                 (server, ToServer::Command { program: program.clone(), command: command.clone() })
             }
+            Outgoing::Together { server, operation, members, work, .. } => {
+                let (operation, members, work) = (operation.clone(), members.clone(), work.clone());
+                (server, ToServer::Together { operation, members, work })
+            }
+            Outgoing::Worked { server, operation, .. } => (server, ToServer::Worked { operation: operation.clone() }),
         };
         let Some(node) = self.control.nodes.get(&(NodeRole::AppServer, server.clone())) else {
             let peer = server.to_string();
@@ -213,6 +223,22 @@ impl ListActor {
                     self.note_stepping_down();
                 }
                 self.control.leader.heard(server, &obeyed.run, obeyed.report);
+            }
+            Outgoing::Together { server, .. } => {
+                let obeyed: TogetherObeyed = answer.json()?;
+                if let Some(refused) = &obeyed.refused {
+                    tracing::debug!(%server, ?refused, ?send, "refused");
+                    self.control.leader.refused(&refused.refusal, false);
+                    self.note_stepping_down();
+                }
+                for report in obeyed.reports {
+                    self.control.leader.heard(server, &obeyed.run, report);
+                }
+            }
+            Outgoing::Worked { server, set, .. } => {
+                if let Some(worked) = answer.json::<Option<Worked>>()? {
+                    self.control.leader.worked(set, server, worked);
+                }
             }
         }
         Ok(())

@@ -67,7 +67,7 @@ fn registry(control: &Control) -> Registry {
     for (program, cells) in &control.leader.list.cells {
         for (server, seen) in cells.iter().filter_map(|(server, cell)| Some((server, cell.observed.as_ref()?))) {
             let labels = PlacementLabels { program: program.to_string(), server: server.to_string() };
-            gates.get_or_create(&labels).set(i64::from(seen.state == crate::domain::placement::State::Open));
+            gates.get_or_create(&labels).set(i64::from(seen.state.takes_requests()));
             active.get_or_create(&labels).set(seen.active as i64);
         }
     }

@@ -6,11 +6,13 @@ mod asks;
 mod component_views;
 mod components;
 mod control;
+mod drain_asks;
 mod flights;
 mod hooks;
 mod list_actor;
 mod nodes;
 mod observer;
+mod overlaps;
 mod receipt;
 mod records;
 mod ripple_actor;
@@ -18,6 +20,8 @@ mod ripple_view;
 mod routers;
 mod session_asks;
 mod sessions;
+mod set_asks;
+mod set_views;
 mod tag_keys;
 mod views;
 
@@ -27,7 +31,7 @@ mod metrics;
 mod tests;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,6 +49,7 @@ use crate::link::guard::Guard;
 use crate::link::identity::Identity;
 use crate::link::secret::Secret;
 use crate::programs::shelf::Shelf;
+use crate::proxy;
 use crate::store::Store;
 use crate::wire::messages::{NodeRole, Registration};
 
@@ -105,7 +110,8 @@ pub async fn start(
     client: Client,
     secret: Option<Secret>,
 ) -> io::Result<Running> {
-    let listener = TcpListener::bind(settings.listen)?;
+    let listener = proxy::listen(settings.listen, 1)?.into_iter().next();
+    let listener = listener.ok_or(io::ErrorKind::AddrNotAvailable)?;
     let listen = listener.local_addr()?;
     let shelf = Shelf::open(settings.data_dir.join("releases")).map_err(io::Error::other)?;
     let sessions = sessions::Sessions::open(&settings.data_dir.join("session-list"), settings.bounds.sessions);

@@ -109,11 +109,18 @@ fn beat(control: &mut Control, name: &NodeName, run: &RunId, heartbeat: Heartbea
     }
     let now = control.now();
     control.leader.up(name, run, now);
+    let cores = node_cores(control, name);
+    control.leader.uses(name, cores, &heartbeat.cpu_milli);
     for report in &heartbeat.reports {
         control.leader.heard(name, run, report.clone());
     }
     let renewed = heartbeat.reports.iter().filter_map(|report| renewal(control, report)).collect();
     Renewals { tag_keys: control.told_keys(), term, renewed, kept_closed: kept_closed(control, name), unknown: false }
+}
+
+fn node_cores(control: &Control, name: &NodeName) -> u32 {
+    let node = control.nodes.get(&(NodeRole::AppServer, name.clone()));
+    node.map_or(0, |node| u32::try_from(node.record.registration.cores).unwrap_or(u32::MAX))
 }
 
 /// A lease is renewed while a ripple of this leadership still wants the quiesce (protocol P8): one that is to be aborted

@@ -7,9 +7,12 @@ use jiff::Timestamp;
 
 use super::control::{About, Control};
 use super::records::{ReleaseRecord, RippleRecord};
+use super::set_asks;
 use crate::domain::names::{NodeName, RippleId, ServerName};
 use crate::domain::placement::{Millis, Phase};
 use crate::domain::ripple::hooks::{HookEnd, HookOrder};
+use crate::domain::ripple::plan::Plan;
+use crate::domain::ripple::set::Set;
 use crate::domain::ripple::{Ripple, RippleState, StepPhase};
 use crate::domain::server_list::Wanted;
 use crate::wire::api::StepTimes;
@@ -22,7 +25,12 @@ pub enum Part {
     Preparing,
     Draining,
     Stopping,
+    Working,
     Starting,
+    /// The new instance starts beside the old one.
+    Beside,
+    /// The new instance serves, and the old one goes.
+    OldGoing,
     Soaking,
     Over,
 }
@@ -36,6 +44,7 @@ pub struct Watch {
 
 /// Notes what has changed since the last look.
 pub fn observe(control: &mut Control) {
+    note_sets(control);
     let ids: Vec<RippleId> = control.leader.ripples.keys().cloned().collect();
     for id in ids {
         let Some(ripple) = control.leader.ripples.get(&id).cloned() else { continue };
@@ -49,6 +58,10 @@ pub fn observe(control: &mut Control) {
 /// A ripple that the leadership started by itself gets a record too.
 fn note_record(control: &mut Control, ripple: &Ripple) {
     if control.ripples.contains_key(&ripple.plan.id) {
+        return;
+    }
+    if ripple.plan.set.is_some() {
+        // Kept with its set.
         return;
     }
     let about = About { program: Some(&ripple.plan.program), ripple: Some(&ripple.plan.id), node: None };
@@ -68,6 +81,39 @@ fn note_record(control: &mut Control, ripple: &Ripple) {
     control.ripples.insert(ripple.plan.id.clone(), record);
 }
 
+/// A set that the leadership started by itself gets records too, and every set's end is told.
+fn note_sets(control: &mut Control) {
+    let known = |set: &&Set| !control.sets.contains_key(&set.plan.id);
+    let new: Vec<Set> = control.leader.sets.values().filter(known).cloned().collect();
+    for set in new {
+        let plans: Vec<_> = set.plan.parts.iter().filter_map(|part| control.leader.ripples.get(part)).collect();
+        let plans: Vec<Plan> = plans.into_iter().map(|ripple| ripple.plan.clone()).collect();
+        set_asks::keep_undo(control, &set.plan.id, &plans, Some("management".to_owned()));
+    }
+    let ended = |set: &&Set| {
+        let kept = control.sets.get(&set.plan.id).is_some_and(|record| !record.set.state.is_over());
+        set.state.is_over() && kept
+    };
+    let ended: Vec<Set> = control.leader.sets.values().filter(ended).cloned().collect();
+    for set in ended {
+        let why = set.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let what = set_asks::subject(&set.plan.subject);
+        let message = format!("ripple {} of {what} {}{why}", set.plan.id, end_word(set.state));
+        control.event("ripple_ended", message, About { ripple: Some(&set.plan.id), ..About::default() });
+        if let Some(record) = control.sets.get_mut(&set.plan.id) {
+            record.set = set;
+        }
+    }
+}
+
+fn end_word(state: RippleState) -> &'static str {
+    match state {
+        RippleState::Upgraded | RippleState::Undone => "ended well",
+        RippleState::Aborted => "was aborted",
+        _ => "failed",
+    }
+}
+
 fn names(ripple: &Ripple) -> String {
     ripple.plan.steps.iter().map(|step| step.server.as_str()).collect::<Vec<_>>().join(", ")
 }
@@ -84,6 +130,7 @@ fn note_parts(control: &mut Control, ripple: &Ripple) {
             }
             Some(before) => {
                 note_time(control, ripple, &planned.server, before, now);
+                note_took(control, ripple, &planned.server, before.part);
                 note_step(control, ripple, index, part);
             }
             None if part != Part::Waiting => note_step(control, ripple, index, part),
@@ -103,8 +150,13 @@ fn part(control: &Control, ripple: &Ripple, index: usize) -> Part {
         StepPhase::Pending => Part::Waiting,
         StepPhase::Quiescing { .. } => Part::Draining,
         StepPhase::Upgrading { .. } => match phase {
+            Some(Phase::Working) => Part::Working,
             Some(Phase::Starting | Phase::TakingBack) => Part::Starting,
             _ => Part::Stopping,
+        },
+        StepPhase::Overlapping { .. } => match phase {
+            Some(Phase::Switched | Phase::StoppingOld) => Part::OldGoing,
+            _ => Part::Beside,
         },
         StepPhase::Soaking { .. } => Part::Soaking,
         StepPhase::Done | StepPhase::Skipped { .. } | StepPhase::Failed { .. } => Part::Over,
@@ -119,7 +171,10 @@ fn note_step(control: &mut Control, ripple: &Ripple, index: usize, part: Part) {
         (Part::Preparing, _) => "prepares the release".to_owned(),
         (Part::Draining, _) => "closes its gate and drains".to_owned(),
         (Part::Stopping, _) => "stops the old version".to_owned(),
+        (Part::Working, _) => "waits for the component's command".to_owned(),
         (Part::Starting, _) => "starts the version that it is to have".to_owned(),
+        (Part::Beside, _) => "starts the new version beside the old one".to_owned(),
+        (Part::OldGoing, _) => "has switched; the old version drains and stops".to_owned(),
         (Part::Soaking, _) => "is open again, and soaks".to_owned(),
         (Part::Over, StepPhase::Skipped { reason }) => format!("is skipped: {}", first_line(reason)),
         (Part::Over, StepPhase::Failed { reason }) => format!("failed: {}", first_line(reason)),
@@ -144,12 +199,31 @@ fn note_time(control: &mut Control, ripple: &Ripple, server: &ServerName, before
     }
 }
 
+/// The server's own clock knows better how long the program was out of service there.
+fn note_took(control: &mut Control, ripple: &Ripple, server: &ServerName, ended: Part) {
+    let starts = matches!(ended, Part::Draining | Part::Stopping | Part::Starting);
+    let took = control.leader.list.observed(&ripple.plan.program, server).and_then(|seen| seen.took);
+    let (Some(took), true) = (took, starts) else { return };
+    if let Some(record) = control.ripples.get_mut(&ripple.plan.id) {
+        let times = record.times.entry(server.clone()).or_default();
+        if times.command_ms.is_some() {
+            // A component's command ran between the stop and the start.
+            return;
+        }
+        (times.drain_ms, times.stop_ms) = (Some(took.drain_ms), Some(took.stop_ms));
+        (times.start_ms, times.probe_ms) = (Some(took.start_ms), Some(took.probe_ms));
+    }
+}
+
 fn field(times: &mut StepTimes, part: Part) -> Option<&mut Option<u64>> {
     match part {
         Part::Preparing => Some(&mut times.prepare_ms),
         Part::Draining => Some(&mut times.drain_ms),
         Part::Stopping => Some(&mut times.stop_ms),
+        Part::Working => Some(&mut times.command_ms),
         Part::Starting => Some(&mut times.start_ms),
+        Part::Beside => Some(&mut times.overlap_ms),
+        Part::OldGoing => Some(&mut times.old_ms),
         Part::Soaking => Some(&mut times.soak_ms),
         Part::Waiting | Part::Over => None,
     }
@@ -169,11 +243,7 @@ fn note_end(control: &mut Control, ripple: &Ripple) {
     }
     record.ended_at = Some(Timestamp::now());
     record.ripple = Some(ripple.clone());
-    let word = match ripple.state {
-        RippleState::Upgraded | RippleState::Undone => "ended well",
-        RippleState::Aborted => "was aborted",
-        _ => "failed",
-    };
+    let word = end_word(ripple.state);
     let why = ripple.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
     record.note(None, format!("{word}{}", first_line(&why)));
     let message = format!("ripple {} of {} {word}{why}", ripple.plan.id, ripple.plan.program);

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 
 use super::control::Control;
 use super::records::{NodeCut, RippleRecord};
+use crate::domain::figures::Figures;
 use crate::domain::ledger::{self, Account, LedgerCut, LedgerFailure};
 use crate::domain::names::{NodeName, RippleId, ServerName, Version};
 use crate::wire::api;
@@ -31,6 +32,7 @@ pub fn make(record: &RippleRecord, after: &[NodeCut], named: usize) -> api::Rece
             NodeRole::AppServer => {
                 add_server(&mut receipt, record, pair, touched.contains(&pair.node));
                 name_failures(&mut receipt, record, pair, named);
+                feel(&mut receipt, pair);
             }
             _ => add_router(&mut receipt, record, pair),
         }
@@ -165,6 +167,10 @@ fn add_neighbour(receipt: &mut api::Receipt, account: &Account, server: &ServerN
                 refused: 0,
                 cut: 0,
                 failed: 0,
+                errors_before_ppm: None,
+                errors_ppm: None,
+                p99_before_us: None,
+                p99_us: None,
             });
             let last = receipt.neighbours.len() - 1;
             &mut receipt.neighbours[last]
@@ -177,7 +183,26 @@ fn add_neighbour(receipt: &mut api::Receipt, account: &Account, server: &ServerN
     neighbour.failed += account.counts.failed;
 }
 
+/// What neighbours felt: their errors and their slowest hundredth, in all the time before the ripple and during it.
+fn feel(receipt: &mut api::Receipt, pair: &Pair<'_>) {
+    let (Some(before), Some(after)) = (pair.before, pair.after) else { return };
+    for neighbour in receipt.neighbours.iter_mut().filter(|neighbour| neighbour.server == *pair.node) {
+        let earlier = ledger::figures(before, &neighbour.program);
+        let during = ledger::figures(after, &neighbour.program).since(&earlier);
+        let errors = |figures: &Figures| Some(figures.errors_ppm()).filter(|_| figures.answers > 0);
+        (neighbour.errors_before_ppm, neighbour.errors_ppm) = (errors(&earlier), errors(&during));
+        (neighbour.p99_before_us, neighbour.p99_us) = (earlier.quantile_micros(990), during.quantile_micros(990));
+    }
+}
+
 fn add_router(receipt: &mut api::Receipt, record: &RippleRecord, pair: &Pair<'_>) {
+    if let Some(after) = pair.after {
+        let program = &record.plan.program;
+        let held = |cut: &LedgerCut| ledger::held_for(cut, program);
+        let earlier = pair.before.map(held).unwrap_or_default();
+        let longest = held(after).since(&earlier).quantile_micros(1_000).map(|micros| micros.div_ceil(1_000));
+        receipt.held_longest_ms = receipt.held_longest_ms.max(longest);
+    }
     for account in pair.accounts().iter().filter(|account| account.program == record.plan.program) {
         receipt.redispatched += account.counts.redispatched;
         receipt.held += account.counts.held;
@@ -226,6 +251,7 @@ fn empty(record: &RippleRecord) -> api::Receipt {
         refused: 0,
         redispatched: 0,
         held: 0,
+        held_longest_ms: None,
         sessions: Default::default(),
         unaccounted: 0,
         failures: Vec::new(),
@@ -242,14 +268,16 @@ fn empty(record: &RippleRecord) -> api::Receipt {
 
 fn out_of_service(record: &RippleRecord) -> Vec<api::OutOfService> {
     let closed = record.times.iter().filter(|(_, times)| {
-        let parts = [times.drain_ms, times.stop_ms, times.start_ms];
+        let parts = [times.drain_ms, times.stop_ms, times.start_ms, times.probe_ms];
         parts.iter().any(Option::is_some)
     });
     let times = closed.map(|(server, times)| api::OutOfService {
         server: server.clone(),
         drain_ms: times.drain_ms.unwrap_or(0),
         stop_ms: times.stop_ms.unwrap_or(0),
+        command_ms: times.command_ms.unwrap_or(0),
         start_ms: times.start_ms.unwrap_or(0),
+        probe_ms: times.probe_ms.unwrap_or(0),
     });
     times.collect()
 }
@@ -271,11 +299,14 @@ mod tests {
 
     fn record(before: Vec<NodeCut>) -> RippleRecord {
         let policy = Policy {
+            strategy: Default::default(),
             batch: 1,
             canary: 0,
             promote: Default::default(),
             rollback_on: None,
             hooks: Vec::new(),
+            max_utilization_milli: 0,
+            capacity_wait: Duration::ZERO,
             min_serving: 1,
             drain_timeout: Duration::ZERO,
             on_drain_timeout: OnDrainTimeout::Abort,
@@ -286,7 +317,7 @@ mod tests {
         let (id, program) = (RippleId::new("r1").unwrap(), ProgramName::new("shop").unwrap());
         let steps = vec![PlannedStep { server: app(), from: None, back_to: None }];
         let (was, undoes) = (None, None);
-        let plan = Plan { id, kind: RippleKind::Upgrade, program, to: None, steps, policy, was, undoes };
+        let plan = Plan { id, kind: RippleKind::Upgrade, program, to: None, steps, policy, was, undoes, set: None };
         RippleRecord { before, ..RippleRecord::planned(plan, None, None) }
     }
 
@@ -296,7 +327,8 @@ mod tests {
         let cut = told.map(|(run, completed, failed)| {
             let counts = Counts { admitted: completed + failed, completed, failed, ..Counts::default() };
             let (program, server) = (ProgramName::new("shop").unwrap(), Some(app()));
-            let entry = LedgerEntry { program, version: Version::new("1").ok(), server, counts };
+            let (latency, held_for) = Default::default();
+            let entry = LedgerEntry { program, version: Version::new("1").ok(), server, counts, latency, held_for };
             LedgerCut { run: RunId::new(run).unwrap(), entries: vec![entry], failures: Vec::new() }
         });
         NodeCut { node: NodeName::new(name).unwrap(), role, cut }

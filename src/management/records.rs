@@ -7,11 +7,13 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
 use crate::domain::components::{ComponentsList, Taken, Usage};
+use crate::domain::leader::Drain;
 use crate::domain::ledger::LedgerCut;
 use crate::domain::names::{NodeName, ProgramName, Release, RippleId, ServerName, Sha256, Version};
 use crate::domain::program::Manifest;
 use crate::domain::ripple::Ripple;
 use crate::domain::ripple::plan::Plan;
+use crate::domain::ripple::set::Set;
 use crate::domain::server_list::{Cell, Wanted};
 use crate::store::{Change, Store, StoreError, Tree};
 use crate::wire::api;
@@ -87,6 +89,23 @@ impl RippleRecord {
     }
 }
 
+/// A set, with what is told of it beside its parts' records.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SetRecord {
+    pub set: Set,
+    pub asked_by: Option<String>,
+    pub started_at: Timestamp,
+    /// Why each program is in it, as it was known when it was planned.
+    #[serde(default)]
+    pub evidence: BTreeMap<ProgramName, String>,
+}
+
+impl SetRecord {
+    pub fn new(set: Set, asked_by: Option<String>) -> Self {
+        Self { set, asked_by, started_at: Timestamp::now(), evidence: BTreeMap::new() }
+    }
+}
+
 /// One node's ledger at one instant; `None`: it did not answer.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct NodeCut {
@@ -115,6 +134,10 @@ pub struct Loaded {
     pub releases: BTreeMap<ProgramName, BTreeMap<Version, ReleaseRecord>>,
     pub nodes: Vec<NodeRecord>,
     pub ripples: BTreeMap<RippleId, RippleRecord>,
+    #[serde(default)]
+    pub sets: BTreeMap<RippleId, SetRecord>,
+    #[serde(default)]
+    pub drains: BTreeMap<ServerName, Drain>,
 }
 
 const TERM: &str = "management/term";
@@ -136,6 +159,8 @@ pub struct State<'a> {
     pub nodes: Vec<&'a NodeRecord>,
     #[serde(serialize_with = "live_only")]
     pub ripples: &'a BTreeMap<RippleId, RippleRecord>,
+    pub sets: &'a BTreeMap<RippleId, SetRecord>,
+    pub drains: &'a BTreeMap<ServerName, Drain>,
 }
 
 /// The export leaves history out: it is for going on, not for looking back.
@@ -187,6 +212,14 @@ impl Disk {
         for (_, record) in self.store.scan::<RippleRecord>(Tree::Ripples, "ripple/")? {
             loaded.ripples.insert(record.plan.id.clone(), record);
         }
+        for (_, record) in self.store.scan::<SetRecord>(Tree::Ripples, "set/")? {
+            loaded.sets.insert(record.set.plan.id.clone(), record);
+        }
+        for (key, drain) in self.store.scan::<Drain>(Tree::Control, "drain/")? {
+            if let Some(server) = part(&key, 1) {
+                loaded.drains.insert(server, drain);
+            }
+        }
         Ok(loaded)
     }
 
@@ -236,6 +269,12 @@ impl Disk {
         }
         for (id, record) in state.ripples {
             draft.ripple(id, record)?;
+        }
+        for (id, record) in state.sets {
+            draft.record(Tree::Ripples, format!("set/{id}"), record)?;
+        }
+        for (server, drain) in state.drains {
+            draft.record(Tree::Control, format!("drain/{server}"), drain)?;
         }
         let Draft { seen, mut changes, .. } = draft;
         changes.extend(

@@ -3,10 +3,12 @@
 
 use super::control::Control;
 use super::records::RippleRecord;
-use crate::domain::names::{Release, RippleId, ServerName, Version};
+use crate::domain::names::{ComponentName, Release, RippleId, ServerName, Version};
 use crate::domain::placement::Outcome;
+use crate::domain::program::Strategy;
 use crate::domain::ripple::hooks::HookRun;
 use crate::domain::ripple::plan::{Plan, RippleKind};
+use crate::domain::ripple::set::Subject;
 use crate::domain::ripple::wait::{Reason, Wait};
 use crate::domain::ripple::{Asked, Ripple, RippleState, StepPhase};
 use crate::wire::api::{self, StepState};
@@ -22,6 +24,7 @@ pub fn kind(kind: RippleKind) -> api::RippleKind {
         RippleKind::Restart => api::RippleKind::Restart,
         RippleKind::Remove => api::RippleKind::Remove,
         RippleKind::Undo => api::RippleKind::Undo,
+        RippleKind::Aside => api::RippleKind::Aside,
     }
 }
 
@@ -37,7 +40,9 @@ pub fn ripple(control: &Control, record: &RippleRecord) -> api::RippleView {
     let accounted = record.receipt.is_some();
     api::RippleView {
         id: plan.id.clone(),
-        program: plan.program.clone(),
+        program: Some(plan.program.clone()),
+        component: component(control, plan),
+        part_of: plan.set.clone(),
         kind: kind(plan.kind),
         from: plan.steps.iter().find_map(|step| version(step.from.as_ref())),
         to: version(plan.to.as_ref()),
@@ -63,6 +68,15 @@ pub fn ripple(control: &Control, record: &RippleRecord) -> api::RippleView {
         asked_by: record.asked_by.clone(),
         started_at: record.started_at,
         ended_at: record.ended_at.filter(|_| accounted),
+        parts: Vec::new(),
+    }
+}
+
+/// The component for whose sake a program is restarted.
+fn component(control: &Control, plan: &Plan) -> Option<ComponentName> {
+    match &control.sets.get(plan.set.as_ref()?)?.set.plan.subject {
+        Subject::Component { name, .. } => Some(name.clone()),
+        Subject::Server { .. } => None,
     }
 }
 
@@ -114,14 +128,18 @@ fn version(release: Option<&Release>) -> Option<Version> {
     release.map(|release| release.version.clone())
 }
 
-fn first_line(text: &str) -> &str {
+pub(super) fn first_line(text: &str) -> &str {
     let first = text.lines().next().unwrap_or_default();
     // What announces the lines that are told apart from it.
     first.strip_suffix("; its last lines:").unwrap_or(first)
 }
 
 fn state(ripple: &Ripple) -> api::RippleState {
-    match ripple.state {
+    word(ripple.state)
+}
+
+pub(super) fn word(state: RippleState) -> api::RippleState {
+    match state {
         RippleState::Planned => api::RippleState::Planned,
         RippleState::Running => api::RippleState::Running,
         RippleState::Paused => api::RippleState::Paused,
@@ -145,7 +163,7 @@ fn ending(control: &Control, record: &RippleRecord) -> api::WaitingFor {
     }
 }
 
-fn reading_ledgers() -> api::WaitingFor {
+pub(super) fn reading_ledgers() -> api::WaitingFor {
     api::WaitingFor {
         reason: "ledgers".to_owned(),
         detail: "every node's ledger to be read, for the receipt".to_owned(),
@@ -155,16 +173,25 @@ fn reading_ledgers() -> api::WaitingFor {
 }
 
 fn waiting_for(control: &Control, record: &RippleRecord, wait: &Wait) -> api::WaitingFor {
+    waiting(control, &record.plan.id, wait)
+}
+
+/// What the ripple of this id waits for, and which command changes that.
+pub(super) fn waiting(control: &Control, id: &RippleId, wait: &Wait) -> api::WaitingFor {
     let at = wait.server.as_ref().map(|server| format!("{server}: ")).unwrap_or_default();
-    let id = &record.plan.id;
-    let command = match &wait.reason {
-        Reason::Paused => Some(format!("neap ripple resume {id}")),
+    let program = control.ripples.get(id).map(|record| &record.plan.program);
+    let command = match wait.reason.itself() {
+        Reason::Paused | Reason::PausedItself { .. } => Some(format!("neap ripple resume {id}")),
         Reason::Promotion { .. } => Some(format!("neap ripple promote {id}")),
+        Reason::OldDraining { .. } => program.map(|program| format!("neap program requests {program}")),
         Reason::Sessions { .. } => Some(format!("neap ripple migrate {id}")),
         Reason::Draining { .. } => Some(format!("neap ripple abort {id}")),
+        Reason::Drained => wait.server.as_ref().map(|server| format!("neap node resume {server}")),
         Reason::ServerDown => wait.server.as_ref().map(|server| format!("neap node show {server}")),
-        Reason::MinServing { .. } => Some("neap status".to_owned()),
-        Reason::OldInstance => Some(format!("neap program show {}", record.plan.program)),
+        Reason::Capacity { .. } | Reason::Neighbour { .. } | Reason::MinServing { .. } => {
+            Some("neap status".to_owned())
+        }
+        Reason::OldInstance => program.map(|program| format!("neap program show {program}")),
         _ => None,
     };
     api::WaitingFor {
@@ -185,6 +212,9 @@ fn next(ripple: &Ripple) -> Option<String> {
     match (current, pending) {
         (Some(index), _) if matches!(ripple.steps[index], StepPhase::Quiescing { .. }) => {
             Some(format!("stops and upgrades it on {} when drained", server(index)))
+        }
+        (_, Some(index)) if ripple.plan.policy.strategy == Strategy::Overlap => {
+            Some(format!("starts the new version beside the old one on {}", server(index)))
         }
         (_, Some(index)) => Some(format!("quiesces it on {}", server(index))),
         (Some(_), None) => Some("ends with the receipt".to_owned()),
@@ -208,6 +238,8 @@ fn step(control: &Control, record: &RippleRecord, index: usize) -> api::StepView
         times: record.times.get(&planned.server).copied().unwrap_or_default(),
         reason,
         judged: verdict.map(ToString::to_string),
+        programs: Vec::new(),
+        command: None,
     }
 }
 
@@ -224,6 +256,7 @@ fn step_state(control: &Control, record: &RippleRecord, server: &ServerName, pha
         StepPhase::Quiescing { .. } if seen.is_some_and(|seen| seen.is_drained()) => StepState::Drained,
         StepPhase::Quiescing { .. } => StepState::Quiescing,
         StepPhase::Upgrading { .. } => StepState::Upgrading,
+        StepPhase::Overlapping { .. } => StepState::Overlapping,
         StepPhase::Soaking { .. } => StepState::Soaking,
         StepPhase::Done => StepState::Upgraded,
         StepPhase::Skipped { .. } => StepState::Skipped,

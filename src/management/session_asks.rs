@@ -1,6 +1,6 @@
 //! Owns what people ask that concerns sessions: not to wait for them, and another key. Must not know HTTP.
 
-use super::asks::{begin_now, ended, leads, note, unknown};
+use super::asks::{begin_now, ended, leads, note_asked, unknown};
 use super::control::{About, Control};
 use super::tag_keys;
 use crate::domain::names::RippleId;
@@ -13,7 +13,7 @@ pub fn migrate(control: &mut Control, id: &RippleId, asked_by: Option<String>) -
     begin_now(control, id);
     let running = control.leader.ripples.get_mut(id).filter(|ripple| !ripple.state.is_over());
     running.ok_or_else(|| ended(id))?.migrates = true;
-    note(control, id, "told not to wait for sessions", asked_by);
+    note_asked(control, id, "told not to wait for sessions", asked_by.as_deref());
     Ok(())
 }
 

@@ -3,9 +3,10 @@
 use super::asks;
 use super::component_views;
 use super::control::{Control, Node};
+use crate::domain::capacity;
 use crate::domain::names::{NodeName, ProgramName, ServerName, Version};
 use crate::domain::placement::State;
-use crate::domain::program::{Kind, OnDrainTimeout};
+use crate::domain::program::{Kind, OnDrainTimeout, Strategy};
 use crate::domain::ripple::plan::Plan;
 use crate::domain::server_list::{Cell, Report};
 use crate::wire::api::{self, PlacementState};
@@ -79,6 +80,7 @@ pub fn node(control: &Control, name: &NodeName) -> Option<api::NodeView> {
             active_requests: roles.iter().map(|(_, node)| node.load.active_requests).sum(),
         }),
         programs: programs.map(|(program, _)| program.clone()).collect(),
+        drain: super::drain_asks::view(control, name),
         revision: roles.iter().find_map(|(_, node)| node.held.as_ref()).map(|held| held.revision.0),
     })
 }
@@ -101,6 +103,7 @@ pub fn program(control: &Control, name: &ProgramName) -> Option<api::ProgramView
             .map_or("unknown", |manifest| match manifest.kind {
                 Kind::Process(_) => "process",
                 Kind::Static(_) => "static",
+                Kind::External(_) => "external",
             })
             .to_owned(),
         routes: manifest.map(|manifest| manifest.routes.iter().map(route).collect()).unwrap_or_default(),
@@ -147,6 +150,7 @@ pub fn state(state: State) -> PlacementState {
         State::Open => PlacementState::Open,
         State::Quiescing => PlacementState::Quiescing,
         State::Upgrading => PlacementState::Upgrading,
+        State::Overlapping => PlacementState::Overlapping,
         State::Failed => PlacementState::Failed,
     }
 }
@@ -174,6 +178,21 @@ pub fn release(control: &Control, program: &ProgramName, record: &super::records
     }
 }
 
+/// What the server with the least left would carry while this one is out of service.
+fn carries(control: &Control, plan: &Plan, server: &ServerName) -> Option<api::Carries> {
+    if plan.policy.strategy == Strategy::Overlap {
+        return None;
+    }
+    let heaviest = capacity::heaviest(&control.leader.list, &plan.program, server)?;
+    Some(api::Carries {
+        most_milli: heaviest.most_milli(plan.policy.max_utilization_milli),
+        server: heaviest.server,
+        now_milli: heaviest.now_milli,
+        would_milli: heaviest.would_milli,
+        cores: heaviest.cores,
+    })
+}
+
 /// A plan, as it is shown before it starts.
 pub fn plan(control: &Control, plan: &Plan, hold_ms: u64, to: &Version) -> api::PlanView {
     let up = |name: &ServerName| control.leader.list.servers.get(name).is_some_and(|server| server.up);
@@ -196,6 +215,7 @@ pub fn plan(control: &Control, plan: &Plan, hold_ms: u64, to: &Version) -> api::
                 to: to.clone(),
                 active_requests: active(&step.server),
                 expected_drain_ms: None,
+                carries: carries(control, plan, &step.server),
             })
             .collect(),
         skipped: down
@@ -205,6 +225,7 @@ pub fn plan(control: &Control, plan: &Plan, hold_ms: u64, to: &Version) -> api::
                 reason: "it is down; it is caught up when it comes back, before it serves".to_owned(),
             })
             .collect(),
+        strategy: policy.strategy,
         batch: policy.batch as u32,
         canary: policy.canary as u32,
         promote: policy.promote,
@@ -213,5 +234,6 @@ pub fn plan(control: &Control, plan: &Plan, hold_ms: u64, to: &Version) -> api::
         drain_timeout_ms: policy.drain_timeout.as_millis() as u64,
         soak_ms: policy.soak.as_millis() as u64,
         force: policy.on_drain_timeout == OnDrainTimeout::Force,
+        aside: Vec::new(),
     }
 }

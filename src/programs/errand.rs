@@ -33,8 +33,28 @@ pub enum ErrandError {
     Run { program: String, source: std::io::Error },
 }
 
-/// Runs a command. `name` is a new instance name: what is started carries it, and is killed after `within`.
+/// Runs a command. `name` is a new instance name: what is started carries it, and nothing of it is left afterwards.
 pub async fn run(command: &Command, log: &Path, name: &str, within: Duration) -> Result<Ended, ErrandError> {
+    let ended = until_ended(command, log, Some(name), within).await?;
+    // Also what it left behind in the background.
+    if let Err(error) = stop::kill_stray(name).await {
+        tracing::warn!(%error, name, "a command left processes behind");
+    }
+    Ok(ended)
+}
+
+/// Runs a command that may leave something running, which is what it is for: that carries no name of ours, or it would
+/// be ended as a stray.
+pub async fn run_and_leave(command: &Command, log: &Path, within: Duration) -> Result<Ended, ErrandError> {
+    until_ended(command, log, None, within).await
+}
+
+async fn until_ended(
+    command: &Command,
+    log: &Path,
+    name: Option<&str>,
+    within: Duration,
+) -> Result<Ended, ErrandError> {
     let began = Instant::now();
     let out = output::open(log)?;
     let err = out.try_clone().map_err(DiskError::at("open", log))?;
@@ -43,7 +63,7 @@ pub async fn run(command: &Command, log: &Path, name: &str, within: Duration) ->
         .args(command.argv.iter().skip(1))
         .env_clear()
         .envs(&command.env)
-        .env(VARIABLE, name)
+        .envs(name.map(|name| (VARIABLE, name)))
         .current_dir(&command.dir)
         .process_group(0)
         .stdin(Stdio::null())
@@ -57,9 +77,5 @@ pub async fn run(command: &Command, log: &Path, name: &str, within: Duration) ->
         Ok(Err(error)) => (false, error.to_string()),
         Err(_) => (false, format!("not done within {}", crate::domain::duration::show(within))),
     };
-    // Also what it left behind in the background.
-    if let Err(error) = stop::kill_stray(name).await {
-        tracing::warn!(%error, name, "a command left processes behind");
-    }
     Ok(Ended { well, how, lines: logs::tail(log, LINES_SHOWN), took: began.elapsed() })
 }

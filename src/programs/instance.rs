@@ -35,6 +35,13 @@ pub struct InstanceRecord {
     pub mark: Mark,
 }
 
+impl Mark {
+    /// Whether the instance is to be stopped, and nothing else.
+    pub fn stops(self) -> bool {
+        matches!(self, Self::Stopping | Self::TakenBack)
+    }
+}
+
 /// What was decided about an instance, on disk before it is done (protocol P9b). Only a running one is adopted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -42,6 +49,10 @@ pub enum Mark {
     Running,
     Stopping,
     TakenBack,
+    /// Started beside one that runs: not adopted before it has taken over (protocol P14).
+    Beside,
+    /// Another has taken over from it; what it was asked before may still be going on.
+    Retired,
 }
 
 /// A node's own part of its instances' names: `<node>.<part of its data directory's hash>`, so that two nodes of one

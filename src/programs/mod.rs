@@ -4,6 +4,7 @@
 
 pub mod adopt;
 pub mod archive;
+pub mod command;
 pub mod disk;
 pub mod errand;
 pub mod hook;
@@ -19,6 +20,7 @@ pub mod ports;
 pub mod prepare;
 pub mod probe;
 pub mod proc;
+pub mod relay;
 pub mod release;
 pub mod session_url;
 pub mod shelf;
@@ -27,3 +29,4 @@ pub mod static_files;
 pub mod stop;
 pub mod surroundings;
 pub mod tree;
+pub mod usage;

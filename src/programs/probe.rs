@@ -85,17 +85,31 @@ impl fmt::Display for StartFailure {
 
 impl std::error::Error for StartFailure {}
 
-/// Probes the instance on a port once.
-pub async fn probe(port: u16, health: &Health) -> Result<(), ProbeFailure> {
-    probe_within(health.timeout, port, health).await
+/// Probes what takes requests at an address once.
+pub async fn probe(addr: SocketAddr, health: &Health) -> Result<(), ProbeFailure> {
+    probe_within(health.timeout, addr, health).await
 }
 
-async fn probe_within(limit: Duration, port: u16, health: &Health) -> Result<(), ProbeFailure> {
+/// Probes what something else starts until it is healthy; or tells what the last probe met at the start timeout.
+pub async fn until_healthy(addr: SocketAddr, health: &Health) -> Result<(), ProbeFailure> {
+    let began = Instant::now();
+    loop {
+        let left = health.start_timeout.saturating_sub(began.elapsed());
+        match probe_within(health.timeout.min(left), addr, health).await {
+            Ok(()) => return Ok(()),
+            Err(failure) if began.elapsed() >= health.start_timeout => return Err(failure),
+            Err(_) => sleep(START_EVERY).await,
+        }
+    }
+}
+
+async fn probe_within(limit: Duration, addr: SocketAddr, health: &Health) -> Result<(), ProbeFailure> {
+    let port = addr.port();
     let outcome = timeout(limit, async {
-        let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await;
+        let stream = TcpStream::connect(addr).await;
         let stream = stream.map_err(|_| ProbeFailure::Refused { port })?;
         match &health.path {
-            Some(path) => get(stream, port, path).await,
+            Some(path) => get(stream, addr, path).await,
             None => Ok(()),
         }
     });
@@ -103,11 +117,11 @@ async fn probe_within(limit: Duration, port: u16, health: &Health) -> Result<(),
 }
 
 /// A GET on a connection of its own; 2xx and 3xx are healthy.
-async fn get(stream: TcpStream, port: u16, path: &str) -> Result<(), ProbeFailure> {
+async fn get(stream: TcpStream, addr: SocketAddr, path: &str) -> Result<(), ProbeFailure> {
     let broken = |error: hyper::Error| ProbeFailure::Broken(error.to_string());
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let request = hyper::Request::get(path)
-        .header(HOST, format!("127.0.0.1:{port}"))
+        .header(HOST, addr.to_string())
         .header(USER_AGENT, "neap-probe")
         .header(hyper::header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
@@ -149,7 +163,8 @@ async fn healthy(instance: &Instance, health: &Health, began: Instant) -> Result
     loop {
         // The last probe ends with the start timeout, but has a moment at least.
         let left = health.start_timeout.saturating_sub(began.elapsed()).max(START_EVERY);
-        let outcome = probe_within(health.timeout.min(left), port, health).await;
+        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let outcome = probe_within(health.timeout.min(left), at, health).await;
         let late = began.elapsed() >= health.start_timeout;
         if outcome.is_ok() || late {
             let listening = listening(instance).await;

@@ -71,6 +71,28 @@ pub fn all() -> Vec<Stat> {
     pids.take(PROCESSES_MAX).filter_map(stat).filter(|stat| !stat.ended).collect()
 }
 
+/// A process, and the clock ticks that it has used, with those of its children that it has reaped.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    pub stat: Stat,
+    pub ticks: u64,
+}
+
+/// All processes that have not ended, with what they have used.
+pub fn all_times() -> Vec<Times> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let times = |pid: u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let stat = parse_stat(pid, &text).filter(|stat| !stat.ended)?;
+        let fields = text[text.rfind(')')? + 1..].split_ascii_whitespace();
+        // utime, stime, cutime, cstime
+        let ticks = fields.skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).sum();
+        Some(Times { stat, ticks })
+    };
+    pids.take(PROCESSES_MAX).filter_map(times).collect()
+}
+
 /// The inodes of a process's open sockets; empty too when we may not look.
 pub fn sockets(pid: u32) -> Vec<u64> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };

@@ -67,7 +67,7 @@ fn check_content(dir: &Path, manifest: &Manifest) -> Result<(), ReleaseError> {
             given: files.root.clone(),
             problem: "no directory of this release",
         }),
-        Kind::Static(_) => Ok(()),
+        Kind::Static(_) | Kind::External(_) => Ok(()),
         Kind::Process(process) => {
             let program = &process.command[0];
             let own = program.contains('/') && !program.starts_with('/') && !program.contains('{');

@@ -103,6 +103,8 @@ impl Surroundings {
                 argv.extend(files.spa.then(|| "--spa".to_owned()));
                 (argv, self.base_env(manifest))
             }
+            // Its commands are errands; nothing of it is launched.
+            Kind::External(external) => (words(&external.start, &facts), self.base_env(manifest)),
         };
         env.insert("PORT".into(), facts.port);
         env.insert(VARIABLE.into(), instance.to_owned());
@@ -126,7 +128,7 @@ impl Surroundings {
         let facts = self.facts(manifest, dir, "0".to_owned());
         let env = match &manifest.kind {
             Kind::Process(process) => self.own_env(manifest, process, &facts)?,
-            Kind::Static(_) => self.base_env(manifest),
+            Kind::Static(_) | Kind::External(_) => self.base_env(manifest),
         };
         Ok(Command { argv: words(argv, &facts), env, dir: dir.to_owned() })
     }

@@ -5,28 +5,36 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 
+use super::handed;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 /// Connections that wait to be accepted, per worker.
 const BACKLOG: i32 = 4096;
 
 /// Listens on `addr` with one `SO_REUSEPORT` socket per worker; port 0 becomes one free port for all of them. An address
-/// in use is an error: it is first bound without `SO_REUSEPORT`, which would share it in silence.
+/// in use is an error: it is first bound without `SO_REUSEPORT`, which would share it in silence. Where the process before
+/// this one has handed its sockets of the address over, it is these, however many they are.
 pub fn listen(addr: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
     let name = |error: rustix::io::Errno| {
         let error = io::Error::from(error);
         io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}"))
     };
+    let kept = handed::take(addr)?;
+    if !kept.is_empty() {
+        return Ok(kept);
+    }
     let probe = bound(addr, false).map_err(name)?;
     let addr = if addr.port() == 0 { TcpListener::from(probe).local_addr()? } else { addr };
-    (0..workers.max(1))
+    let listeners: Vec<TcpListener> = (0..workers.max(1))
         .map(|_| {
             let socket = bound(addr, true)?;
             rustix::net::listen(&socket, BACKLOG)?;
             Ok(TcpListener::from(socket))
         })
         .collect::<rustix::io::Result<_>>()
-        .map_err(name)
+        .map_err(name)?;
+    handed::keep(addr, &listeners)?;
+    Ok(listeners)
 }
 
 fn bound(addr: SocketAddr, shared: bool) -> rustix::io::Result<OwnedFd> {

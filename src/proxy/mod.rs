@@ -24,6 +24,7 @@ mod download;
 mod exchange;
 mod fields;
 pub mod forwarded;
+pub mod handed;
 mod handler;
 mod head;
 mod inbound;

@@ -203,6 +203,19 @@ impl Handler<Take> for ListActor {
     }
 }
 
+/// The actor ends: another process of this router has taken its place.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Retire;
+
+impl Handler<Retire> for ListActor {
+    type Result = ();
+
+    fn handle(&mut self, Retire: Retire, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}
+
 impl Handler<Keep> for ListActor {
     type Result = ();
 

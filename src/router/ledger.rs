@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::domain::figures::bucket;
 use crate::domain::names::{ProgramName, RunId, ServerName, Version};
 use crate::wire::messages::{Counts, LedgerCut, LedgerEntry, LedgerFailure};
 
@@ -195,6 +196,8 @@ impl Counter {
 pub struct Ledger {
     workers: Vec<Mutex<Rows>>,
     failures: Mutex<VecDeque<LedgerFailure>>,
+    /// How long requests were held, by program.
+    held_for: Mutex<BTreeMap<ProgramName, BTreeMap<u8, u64>>>,
 }
 
 type Rows = HashMap<Row, Arc<Counter>>;
@@ -202,7 +205,7 @@ type Rows = HashMap<Row, Arc<Counter>>;
 impl Ledger {
     pub fn new(workers: usize) -> Self {
         let workers = (0..workers.max(1)).map(|_| Mutex::default()).collect();
-        Self { workers, failures: Mutex::default() }
+        Self { workers, failures: Mutex::default(), held_for: Mutex::default() }
     }
 
     /// A worker's counter of a row, for that worker alone to count with; it keeps it for the next request of its kind.
@@ -225,6 +228,18 @@ impl Ledger {
         failures.push_back(failure);
     }
 
+    /// A hold has ended.
+    pub fn held_for(&self, program: &ProgramName, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let mut held_for = self.held_for.lock().unwrap_or_else(PoisonError::into_inner);
+        if !held_for.contains_key(program) {
+            held_for.insert(program.clone(), BTreeMap::new());
+        }
+        if let Some(buckets) = held_for.get_mut(program) {
+            *buckets.entry(bucket(micros)).or_default() += 1;
+        }
+    }
+
     /// The sum of all workers' rows.
     pub fn sum(&self) -> BTreeMap<Row, Tally> {
         let mut sum: BTreeMap<Row, Tally> = BTreeMap::new();
@@ -237,8 +252,12 @@ impl Ledger {
     }
 
     pub fn cut(&self, run: RunId) -> LedgerCut {
-        let entry =
-            |(Row { program, version, server }, Tally { counts, .. })| LedgerEntry { program, version, server, counts };
+        let held = self.held_for.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let entry = |(Row { program, version, server }, Tally { counts, .. })| {
+            let whole = version.is_none() && server.is_none();
+            let held_for = held.get(&program).filter(|_| whole).cloned().unwrap_or_default();
+            LedgerEntry { program, version, server, counts, latency: BTreeMap::new(), held_for }
+        };
         let entries = self.sum().into_iter().map(entry).collect();
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         LedgerCut { run, entries, failures: failures.iter().cloned().collect() }

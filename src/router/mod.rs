@@ -19,6 +19,7 @@ mod here;
 mod https;
 mod ids;
 mod ledger;
+mod line;
 mod list;
 mod metrics;
 mod request;

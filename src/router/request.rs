@@ -14,7 +14,7 @@ use super::ledger::Counter;
 use super::shared::HeldPlace;
 use super::snapshot::{HERE, Placement, Server};
 use super::worker::{Local, Worker};
-use crate::domain::names::{Generation, RunId};
+use crate::domain::names::{Generation, ProgramName, RunId};
 use crate::domain::routing::dispatch::Bounds;
 use crate::domain::routing::{self, Dispatch, GiveUp};
 use crate::proxy::{Answer, Framing, Kept, Next, Outcome, Target, too_large};
@@ -98,12 +98,18 @@ impl Drop for Claim {
 /// This request's place among those held; counted until dropped.
 struct Held {
     counter: Kept<Counter>,
+    worker: Rc<Worker>,
+    program: ProgramName,
+    since: Instant,
+    /// Its place in the worker's line.
+    ticket: u64,
     _place: HeldPlace,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         self.counter.not_held();
+        self.worker.shared.ledger.held_for(&self.program, self.since.elapsed());
     }
 }
 
@@ -213,7 +219,9 @@ impl Request {
         {
             let counter = self.program_counter();
             counter.held();
-            self.held = Some(Held { counter, _place: place });
+            let (worker, program) = (Rc::clone(&self.worker), self.program.name().clone());
+            let ticket = worker.line.ticket();
+            self.held = Some(Held { counter, worker, program, since: Instant::now(), ticket, _place: place });
         }
         self.held.is_some()
     }

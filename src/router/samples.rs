@@ -80,6 +80,9 @@ pub fn manifest(name: &str) -> Manifest {
         health: Health { path: None, interval: second, timeout: second, start_timeout: second, unhealthy_after: 3 },
         session: None,
         upgrade: UpgradeRule {
+            strategy: Default::default(),
+            max_utilization_milli: 0,
+            capacity_wait: second,
             batch: 1,
             hooks: Default::default(),
             rollback_on: Default::default(),

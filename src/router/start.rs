@@ -108,8 +108,9 @@ impl Router {
     /// Listens on both addresses and serves. Must be called on a thread of an actix system, which also carries the actor
     /// and the control listener. An address in use is an error that names it.
     pub async fn start(config: RouterConfig) -> io::Result<RunningRouter> {
-        let workers = config.workers.max(1);
-        let listeners = listen(config.http, workers)?;
+        let listeners = listen(config.http, config.workers.max(1))?;
+        // One for each socket, also where the process before this one had another number of them.
+        let workers = listeners.len();
         let https = config.https.as_ref().map(|https| https.open(workers)).transpose()?;
         let desk_listener = bind(config.control)?;
         let (http, control) = (address(&listeners)?, desk_listener.local_addr()?);
@@ -177,6 +178,27 @@ impl RunningRouter {
         self.desk.stop(true).await;
         // An actor that has ended has nothing to write.
         let _ = self.actor.send(actor::Keep).await;
+    }
+}
+
+impl RunningRouter {
+    /// Leaves its place to another process, which has its sockets: it takes no more connections, and each that it has
+    /// stays until it ends, idle ones in order at once. Management hears no more of it.
+    pub async fn retire(self) {
+        // It keeps what it knows on disk; the other process tells management from now on.
+        let _ = self.actor.send(actor::Retire).await;
+        self.shared.stop();
+        self.shutdown.begin();
+        self.desk.stop(true).await;
+        let (mut arbiters, mut all) = (Vec::new(), Vec::new());
+        for Worker { arbiter, ended } in self.workers {
+            arbiters.push(arbiter);
+            all.push(ended);
+        }
+        futures_util::future::join_all(all).await;
+        arbiters.iter().for_each(|arbiter| {
+            arbiter.stop();
+        });
     }
 }
 
@@ -260,8 +282,7 @@ fn begin_actor(
 }
 
 fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}"));
-    TcpListener::bind(addr).map_err(named)
+    listen(addr, 1)?.into_iter().next().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
 fn address(listeners: &[TcpListener]) -> io::Result<SocketAddr> {

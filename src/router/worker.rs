@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::here::Desk;
 use super::ids::Ids;
 use super::ledger::{Counter, Row};
+use super::line::Line;
 use super::shared::Shared;
 use super::snapshot::{Placement, Program, Snapshot};
 use crate::domain::names::{ProgramName, RunId, Version};
@@ -25,6 +26,8 @@ pub struct Worker {
     pub ids: Ids,
     /// The server in this process, where there is one.
     pub here: Option<AtHere>,
+    /// Those of its requests that are held.
+    pub line: Line,
     turn: Cell<usize>,
     /// The news that `snapshot` was taken at.
     seen: Cell<u64>,
@@ -64,6 +67,7 @@ impl Worker {
                 desk: here.desk(),
                 nudges: here.nudges(),
             }),
+            line: Line::default(),
             turn: Cell::new(number),
             seen: Cell::new(seen),
             snapshot: RefCell::new(snapshot),

@@ -19,6 +19,8 @@
 //! | `DELETE releases/{p}/{v}` | | 204; 409 while a server holds it |
 //! | `GET nodes` | | 200 `Page<NodeView>` |
 //! | `GET nodes/{n}` | | 200 `NodeView` |
+//! | `POST nodes/{n}/drain` | `DrainRequest` | 202 `NodeView`; 409 where too few others would serve |
+//! | `POST nodes/{n}/resume` | | 202 `NodeView` |
 //! | `GET ripples` | `?program=` | 200 `Page<RippleView>` |
 //! | `POST ripples` | `UpgradeRequest` | 202 `RippleView`, `Location`; 200 when there is nothing to do |
 //! | `POST ripples?dry_run=true` | `UpgradeRequest` | 200 `PlanView` |
@@ -34,9 +36,12 @@
 //! | `GET sessions/{p}/{id}` | | 200 `SessionView`, with its data's size |
 //! | `POST session-keys/roll` | | 200 `SessionKeysView`; tags made with the key before count until the next roll |
 //! | `DELETE sessions/{p}/{id}` | | 204; its cookie begins nothing any more |
+//! | `POST components/{c}/upgrade` | `ComponentUpgradeRequest` | 202 `RippleView`, `Location` |
+//! | `POST components/{c}/upgrade?dry_run=true` | `ComponentUpgradeRequest` | 200 `ComponentPlanView` |
 //! | `GET events` | | 200 `Page<EventView>` |
 
 mod component;
+mod hook;
 mod node;
 mod program;
 mod receipt;
@@ -48,15 +53,17 @@ pub use component::{
     ComponentSummary, ComponentUse, ComponentView, EvidenceView, ProgramComponent, ScanView, ScannedServer, StaleUse,
     UnreadPart,
 };
-pub use node::{EventView, LoadView, NodeState, NodeView, StatusView};
+pub use hook::{Carries, Hook, HookState, HookView};
+pub use node::{DrainRequest, DrainView, DrainingProgram, EventView, LoadView, NodeState, NodeView, StatusView};
 pub use program::{
     ActiveRequest, ActiveRequests, LogLine, Logs, OldestRequest, PlacementState, PlacementView, ProgramSummary,
     ProgramView, ReleaseView,
 };
 pub use receipt::{Account, Failure, KeptServing, Neighbour, OutOfService, Receipt, Sessions};
 pub use ripple::{
-    FailedStart, Hook, HookState, HookView, PlanView, PlannedStep, RestartRequest, RippleEvent, RippleKind,
-    RippleOptions, RippleState, RippleView, SkippedStep, StepState, StepTimes, StepView, UpgradeRequest, WaitingFor,
+    CommandView, ComponentPlanView, ComponentUpgradeRequest, FailedStart, PlanView, PlannedProgram, PlannedSetStep,
+    PlannedStep, RestartRequest, RippleEvent, RippleKind, RippleOptions, RippleState, RippleView, SkippedStep,
+    StepState, StepTimes, StepView, UpgradeRequest, WaitingFor,
 };
 pub use route::{Candidate, RouteTest};
 pub use session::{SessionDataView, SessionKeysView, SessionView};
@@ -77,6 +84,8 @@ pub mod path {
     pub const RELEASE: &str = "/api/v1/releases/{program}/{version}";
     pub const NODES: &str = "/api/v1/nodes";
     pub const NODE: &str = "/api/v1/nodes/{node}";
+    pub const NODE_DRAIN: &str = "/api/v1/nodes/{node}/drain";
+    pub const NODE_RESUME: &str = "/api/v1/nodes/{node}/resume";
     pub const RIPPLES: &str = "/api/v1/ripples";
     pub const RIPPLE: &str = "/api/v1/ripples/{id}";
     /// `action` is one of abort, pause, resume, undo.
@@ -88,6 +97,7 @@ pub mod path {
     pub const COMPONENT_SCAN: &str = "/api/v1/components/scan";
     /// A name that is a path has its slashes escaped.
     pub const COMPONENT: &str = "/api/v1/components/{component}";
+    pub const COMPONENT_UPGRADE: &str = "/api/v1/components/{component}/upgrade";
     pub const ROUTE_TEST: &str = "/api/v1/routes/test";
     pub const SESSIONS: &str = "/api/v1/sessions";
     pub const SESSION_KEYS_ROLL: &str = "/api/v1/session-keys/roll";

@@ -11,9 +11,10 @@ pub use crate::domain::ledger::{Counts, LedgerCut, LedgerEntry, LedgerFailure};
 use crate::domain::names::{
     Generation, OperationId, ProgramName, Release, Revision, RunId, ServerName, Sha256, Term, Version,
 };
-use crate::domain::placement::{Command, Refusal};
+use crate::domain::placement::{Command, Refusal, Work, Worked};
 use crate::domain::program::Manifest;
 use crate::domain::ripple::hooks::{HookEnd, HookOrder};
+pub use crate::domain::ripple::machine::Member;
 use crate::domain::server_list::Report;
 use crate::domain::session::SessionId;
 pub use crate::wire::components::ToldComponents;
@@ -42,6 +43,10 @@ pub enum ToServer {
     Requests { program: ProgramName },
     /// The last lines of a program's output here. → [`Lines`]
     Logs { program: ProgramName, lines: usize },
+    /// One order to all members of a set, which is obeyed by all or by none (protocol P15). → [`TogetherObeyed`]
+    Together { operation: OperationId, members: Vec<Member>, work: Work },
+    /// How the work of a set ended. → `Option<Worked>`; `None`: it has not
+    Worked { operation: OperationId },
     /// What the programs here use, but for what is held of it already; looked at anew before, where asked.
     /// → [`ToldComponents`]
     Components {
@@ -100,6 +105,24 @@ pub struct Obeyed {
     pub run: RunId,
     pub refusal: Option<Refusal>,
     pub report: Report,
+}
+
+/// How the members of a set stand, whether its order was obeyed or not.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct TogetherObeyed {
+    pub run: RunId,
+    pub refused: Option<Refused>,
+    pub reports: Vec<Report>,
+    /// How the work between the stop and the start ended, once it has.
+    pub worked: Option<Worked>,
+}
+
+/// Why no member of a set obeyed.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Refused {
+    /// Whose refusal it is; `None`: the server's.
+    pub program: Option<ProgramName>,
+    pub refusal: Refusal,
 }
 
 /// What servers and routers tell management; the answer to each is beside it.
@@ -178,6 +201,9 @@ pub struct Heartbeat {
     /// Of a server: the digest of what its programs use. `None`: it does not tell.
     #[serde(default)]
     pub components: Option<Sha256>,
+    /// Of a server: thousandths of a core that each program's instances use, with all that they have started.
+    #[serde(default)]
+    pub cpu_milli: BTreeMap<ProgramName, u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]

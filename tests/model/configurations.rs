@@ -1,6 +1,6 @@
 //! Owns the sound configurations: small, closed, and each about one kind of trouble.
 
-use neap::domain::program::OnDrainTimeout;
+use neap::domain::program::{OnDrainTimeout, Strategy};
 
 use super::explore::walk;
 use super::world::{Cluster, Faults};
@@ -161,4 +161,42 @@ fn an_instance_that_fails() {
 fn one_server_whose_program_may_be_held() {
     let faults = Faults { crashes: 2, leases: 1, ..Faults::default() };
     sound("one server", &Cluster { servers: 1, min_serving: 0, faults, ..Cluster::default() });
+}
+
+fn overlap(name: &str, faults: Faults, lossy: bool) {
+    let strategy = Strategy::Overlap;
+    sound(name, &Cluster { servers: 1, strategy, lossy, faults, requests: 2, ..Cluster::default() });
+}
+
+#[test]
+fn an_overlap_on_one_server() {
+    overlap("overlap", Faults { leases: 1, repeats: 1, ..Faults::default() }, true);
+}
+
+#[test]
+fn an_overlap_whose_server_crashes() {
+    overlap("overlap and crash", Faults { crashes: 2, ..Faults::default() }, false);
+}
+
+#[test]
+fn an_overlap_that_is_aborted() {
+    overlap("overlap, abort and crash", Faults { aborts: 1, crashes: 1, ..Faults::default() }, true);
+}
+
+#[test]
+fn an_overlap_whose_management_restarts() {
+    overlap("overlap, management restarts", Faults { management_crashes: 1, crashes: 1, ..Faults::default() }, false);
+}
+
+#[test]
+fn an_overlap_that_does_not_start_or_is_forced() {
+    let faults = Faults { failed_starts: 1, timeouts: 1, crashes: 1, ..Faults::default() };
+    let (strategy, on_drain_timeout) = (Strategy::Overlap, OnDrainTimeout::Force);
+    sound("overlap, forced", &Cluster { servers: 1, strategy, on_drain_timeout, faults, ..Cluster::default() });
+}
+
+#[test]
+fn an_overlap_on_two_servers_that_is_undone() {
+    let faults = Faults { undos: 1, ..Faults::default() };
+    sound("overlap, undo", &Cluster { strategy: Strategy::Overlap, faults, ..Cluster::default() });
 }

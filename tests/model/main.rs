@@ -7,9 +7,12 @@
 mod configurations;
 mod explore;
 mod giving_up;
+mod interlock;
 mod management;
+mod overlap;
 mod random;
 mod rules_left_out;
 mod server;
 mod sessions;
+mod sets;
 mod world;

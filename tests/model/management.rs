@@ -134,11 +134,14 @@ pub fn first(cluster: &Cluster, world: &mut World) {
 
 fn policy(cluster: &Cluster) -> Policy {
     Policy {
+        strategy: cluster.strategy,
         batch: cluster.batch,
         canary: cluster.canary,
         promote: Promote::Manual,
         rollback_on: None,
         hooks: Vec::new(),
+        max_utilization_milli: 800,
+        capacity_wait: Duration::from_secs(600),
         min_serving: 0,
         drain_timeout: Duration::from_secs(30),
         on_drain_timeout: cluster.on_drain_timeout,
@@ -210,7 +213,7 @@ fn order(cluster: &Cluster, world: &mut World, index: usize, leader: &mut Leader
     let Some(cells) = leader.list.cells.get_mut(&program()) else { return };
     let excused = world.managements[index].unheard != 0;
     for cell in cells.values_mut() {
-        if let Some(sent) = &cell.unanswered {
+        if let Some(sent) = cell.unanswered.as_ref().filter(|sent| sent.closes) {
             let quiescing = |step: &StepPhase| step.operation() == Some(&sent.operation);
             if leader.ripples.values().any(|ripple| ripple.steps.iter().any(quiescing)) {
                 let known = world.servers.iter().any(|server| {
@@ -249,6 +252,7 @@ pub fn send(cluster: &Cluster, world: &mut World, index: usize, which: usize) {
             Message::Command { to: server_of(server), from: index, command: command.clone() }
         }
         Send::Prepare { .. } | Send::Measure { .. } | Send::Hook { .. } => return,
+        Send::Together { .. } | Send::Worked { .. } => return,
     };
     world.post(cluster, message);
 }

@@ -1,5 +1,6 @@
 //! Owns the proof that the checker sees: with each rule left out, it finds the way to the harm.
 
+use neap::domain::program::Strategy;
 use stateright::{Checker, HasDiscoveries, Model};
 
 use super::explore::walk;
@@ -129,4 +130,23 @@ fn p11_a_management_that_speaks_before_its_term_is_saved() {
 fn p11_a_server_that_acts_before_it_has_saved() {
     let faults = Faults { crashes: 1, ..Faults::default() };
     breaks(Cluster { off: Off::P11SavedFirst, faults, servers: 1, min_serving: 0, ..Cluster::default() });
+}
+
+fn overlap(off: Off, faults: Faults) -> Cluster {
+    Cluster { servers: 1, strategy: Strategy::Overlap, requests: 1, off, faults, ..Cluster::default() }
+}
+
+#[test]
+fn p14_a_claim_that_does_not_read_the_pointer_again() {
+    breaks(overlap(Off::P14ReadAgain, Faults::default()));
+}
+
+#[test]
+fn p14_an_old_gate_that_is_closed_first() {
+    breaks(overlap(Off::P14Order, Faults::default()));
+}
+
+#[test]
+fn p14_a_switch_that_is_not_on_disk_first() {
+    breaks(overlap(Off::P14DiskFirst, Faults { crashes: 1, ..Faults::default() }));
 }

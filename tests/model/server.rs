@@ -9,12 +9,24 @@ use neap::domain::placement::{Command, Effect, Event, Here, Order, Phase, Placem
 use neap::domain::seal::Seal;
 use neap::domain::server_list::Report;
 
+use super::overlap;
 use super::world::{Cluster, LATER, Message, Off, Request, Shared, World, hash_of, program, release, server_name};
+
+/// What an instance is to its server, as its mark on disk says.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Role {
+    Main,
+    /// Started beside the main one.
+    Beside,
+    /// The main one took over from it.
+    Retired,
+}
 
 /// One running copy of the program.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Instance {
     pub version: u8,
+    pub role: Role,
     /// Marked, and signalled.
     pub stopping: bool,
     pub healthy: bool,
@@ -26,6 +38,10 @@ pub struct Instance {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Memory {
     pub word: Word,
+    /// The gate that was switched away from.
+    pub retired: Option<Word>,
+    /// Where P14's order is off: closed, and not switched yet.
+    pub half_switched: bool,
     pub starting: Option<u8>,
     pub stopping: bool,
 }
@@ -40,15 +56,28 @@ pub struct Srv {
     pub instances: Vec<Instance>,
     /// Operations carried out here.
     pub carried: Vec<u64>,
+    /// Where it is off that disk comes first: what is on it.
+    pub stale: Option<Shared<Placement>>,
+}
+
+impl Memory {
+    fn closed(generation: Generation) -> Self {
+        let word = Word::closed(generation);
+        Self { word, retired: None, half_switched: false, starting: None, stopping: false }
+    }
 }
 
 impl Srv {
     pub fn is_healthy(&self) -> bool {
-        self.instances.iter().any(|instance| instance.healthy && !instance.stopping)
+        self.mains().any(|instance| instance.healthy && !instance.stopping)
+    }
+
+    fn mains(&self) -> impl Iterator<Item = &Instance> {
+        self.instances.iter().filter(|instance| instance.role == Role::Main)
     }
 
     fn orphans(&self) -> u64 {
-        self.instances.iter().map(|instance| u64::from(instance.orphans)).sum()
+        self.mains().map(|instance| u64::from(instance.orphans)).sum()
     }
 
     pub fn run(&self, server: usize) -> RunId {
@@ -56,9 +85,10 @@ impl Srv {
     }
 
     pub fn report(&self, cluster: &Cluster) -> Report {
-        let active = self.up.as_ref().map_or(0, |up| up.word.active());
+        let retiring = self.up.as_ref().and_then(|up| up.retired).map_or(0, Word::active);
+        let active = self.up.as_ref().map_or(0, |up| up.word.active()) + retiring;
         let orphans = if cluster.off == Off::P9dOrphans { 0 } else { self.orphans() };
-        Report::of(&self.placement, self.is_healthy(), active, orphans)
+        Report { retiring, ..Report::of(&self.placement, self.is_healthy(), active, orphans) }
     }
 }
 
@@ -70,19 +100,21 @@ pub fn first(_server: usize) -> Srv {
         number: 1,
         placement: Shared::new(placement),
         seal: Seal::default(),
-        up: Some(Memory { word: Word::closed(Generation(1)).open(Generation(1)), starting: None, stopping: false }),
-        instances: vec![Instance { version: 1, stopping: false, healthy: true, orphans: 0 }],
+        up: Some(Memory { word: Word::closed(Generation(1)).open(Generation(1)), ..Memory::closed(Generation(1)) }),
+        instances: vec![Instance { version: 1, role: Role::Main, stopping: false, healthy: true, orphans: 0 }],
         carried: Vec::new(),
+        stale: None,
     }
 }
 
 pub fn claim(cluster: &Cluster, world: &mut World, server: usize) {
     let Some(request) = world.requests.iter().position(|request| *request == Request::Waiting) else { return };
     let held = &mut world.servers[server];
+    let unwell = held.mains().any(|instance| !instance.stopping && !instance.healthy);
     let Some(up) = &mut held.up else { return };
-    let Some(claimed) = up.word.claim() else { return };
+    let Some(claimed) = up.word.claim() else { return overlap::refused(cluster, world, server) };
     // An instance that ended by itself takes no connection, which is a refusal.
-    if held.instances.iter().any(|instance| !instance.stopping && !instance.healthy) {
+    if unwell {
         return;
     }
     if cluster.off == Off::P1OneStep {
@@ -107,7 +139,7 @@ pub fn count(world: &mut World, index: usize) {
 }
 
 fn delivered(world: &mut World, server: usize) {
-    if !world.servers[server].instances.iter().any(|instance| !instance.stopping) {
+    if !world.servers[server].mains().any(|instance| !instance.stopping) {
         world.broken = Some("I1: a request was delivered to a stopped instance");
     }
 }
@@ -131,11 +163,28 @@ fn cut(world: &mut World, server: usize) {
 
 pub fn crash(cluster: &Cluster, world: &mut World, server: usize) {
     let active = world.admitted(server) as u8;
+    let old = world.requests.iter().filter(|request| **request == Request::Old(server)).count() as u8;
     cut(world, server);
+    overlap::cut_old(world, server);
+    for request in &mut world.requests {
+        if matches!(request, Request::Looking(at) | Request::LookingOld(at) if *at == server) {
+            *request = Request::Waiting;
+        }
+    }
     let held = &mut world.servers[server];
     held.up = None;
-    if let Some(instance) = held.instances.iter_mut().find(|instance| !instance.stopping) {
-        instance.orphans += active;
+    for instance in held.instances.iter_mut().filter(|instance| !instance.stopping) {
+        instance.orphans += match instance.role {
+            Role::Main => active,
+            Role::Retired => old,
+            Role::Beside => 0,
+        };
+    }
+    if let Some(stale) = held.stale.take() {
+        held.placement = stale;
+        for instance in &mut held.instances {
+            instance.role = if instance.role == Role::Main { Role::Beside } else { Role::Main };
+        }
     }
     let mut kept = (*held.placement).clone();
     (kept.lease_until, kept.boot) = (None, Default::default());
@@ -153,7 +202,7 @@ pub fn boot(cluster: &Cluster, world: &mut World, server: usize) {
     held.number += 1;
     let mut placement = (*held.placement).clone();
     let effects = placement.boot(1);
-    held.up = Some(Memory { word: Word::closed(placement.generation), starting: None, stopping: false });
+    held.up = Some(Memory::closed(placement.generation));
     held.placement = Shared::new(placement);
     perform(cluster, world, server, effects, false);
 }
@@ -226,7 +275,9 @@ fn judge(cluster: &Cluster, world: &mut World, server: usize, command: &Command)
     let orphans = if cluster.off == Off::P9dOrphans { 0 } else { held.orphans() };
     let here = Here { run: &run, now: 0, lease: Duration::from_secs(60), orphans, sticky: None };
     let mut forced = false;
-    let freeze = |generation| match word.freeze(generation) {
+    let overlaps = before.state == State::Overlapping;
+    let old = overlap::freeze_old(held);
+    let freeze = |generation| match if overlaps { old.map(|()| word) } else { word.freeze(generation) } {
         Ok(frozen) => {
             word = frozen;
             Ok(())
@@ -239,11 +290,13 @@ fn judge(cluster: &Cluster, world: &mut World, server: usize, command: &Command)
         Err(left) => Err(left),
     };
     let effects = placement.command(&command, &here, freeze)?;
-    if forced {
+    if forced && overlaps {
+        overlap::cut_old(world, server);
+    } else if forced {
         cut(world, server);
     }
     let up = world.servers[server].up.as_mut().expect("a live server");
-    up.word = if forced { up.word.freeze(placement.generation).expect("all were cut") } else { word };
+    up.word = if forced && !overlaps { up.word.freeze(placement.generation).expect("all were cut") } else { word };
     keep_generation(cluster, &before, &mut placement);
     watch(cluster, world, server, &command, &before, &placement, was_serving);
     world.servers[server].placement = Shared::new(placement);
@@ -299,7 +352,7 @@ fn watch(
     }
 }
 
-fn happen(cluster: &Cluster, world: &mut World, server: usize, event: &Event, now: u64) {
+pub fn happen(cluster: &Cluster, world: &mut World, server: usize, event: &Event, now: u64) {
     let held = &mut world.servers[server];
     let run = held.run(server);
     let here = Here { run: &run, now, lease: Duration::from_secs(60), orphans: held.orphans(), sticky: None };
@@ -307,6 +360,11 @@ fn happen(cluster: &Cluster, world: &mut World, server: usize, event: &Event, no
     let mut placement = (*before).clone();
     let effects = placement.event(event, &here);
     keep_generation(cluster, &before, &mut placement);
+    if cluster.off == Off::P14DiskFirst && effects.iter().any(|effect| matches!(effect, Effect::Switch(_))) {
+        held.stale = Some(held.placement.clone());
+    } else if placement != *before {
+        held.stale = None;
+    }
     held.placement = Shared::new(placement);
     perform(cluster, world, server, effects, false);
 }
@@ -315,8 +373,16 @@ fn perform(cluster: &Cluster, world: &mut World, server: usize, effects: Vec<Eff
     for effect in effects {
         match effect {
             Effect::Stop => stop(world, server, forced),
-            Effect::Start(release) => start(cluster, &mut world.servers[server], release.sha256.0[0]),
-            Effect::Report | Effect::MigrateSessions | Effect::KnowGate(_) => {}
+            Effect::Start(release) => {
+                overlap::clear(world, server);
+                start(cluster, &mut world.servers[server], release.sha256.0[0]);
+            }
+            Effect::StartBeside(release) => overlap::start_beside(&mut world.servers[server], release.sha256.0[0]),
+            Effect::Switch(_) => overlap::switch(cluster, world, server),
+            Effect::StopBeside => overlap::stop(world, server, Role::Beside),
+            Effect::StopOld => overlap::stop(world, server, Role::Retired),
+            // Sets have a model of their own.
+            Effect::Await(_) | Effect::Report | Effect::MigrateSessions | Effect::KnowGate(_) => {}
             Effect::OpenGate(_) | Effect::CloseGate(_) => {
                 let held = &mut world.servers[server];
                 let Some(up) = &mut held.up else { continue };
@@ -346,10 +412,10 @@ fn stop(world: &mut World, server: usize, forced: bool) {
 fn start(cluster: &Cluster, held: &mut Srv, version: u8) {
     let adopts = |instance: &Instance| {
         let blind = [Off::P9bMarked, Off::P9bTakenBack, Off::P11SavedFirst].contains(&cluster.off);
-        instance.version == version && (!instance.stopping || blind)
+        instance.version == version && instance.role == Role::Main && (!instance.stopping || blind)
     };
     if !held.instances.iter().any(adopts) {
-        held.instances.push(Instance { version, stopping: false, healthy: false, orphans: 0 });
+        held.instances.push(Instance { version, role: Role::Main, stopping: false, healthy: false, orphans: 0 });
     }
     if let Some(up) = &mut held.up {
         up.starting = Some(version);
@@ -373,7 +439,8 @@ pub fn start_failed(cluster: &Cluster, world: &mut World, server: usize) {
         world.fault(server);
     }
     // What an adopted instance was still executing is lost with it, and reported.
-    world.servers[server].instances.iter_mut().for_each(|instance| instance.orphans = 0);
+    let of_version = world.servers[server].instances.iter_mut().filter(|instance| Some(instance.version) == version);
+    of_version.for_each(|instance| instance.orphans = 0);
     happen(cluster, world, server, &Event::StartFailed("it did not start".to_owned()), 0);
 }
 
@@ -404,7 +471,8 @@ pub fn orphan_ends(world: &mut World, server: usize) {
 
 pub fn tick(cluster: &Cluster, world: &mut World, server: usize) {
     let held = &world.servers[server];
-    if let (State::Quiescing, Some(operation)) = (held.placement.state, &held.placement.operation) {
+    if let (State::Quiescing | State::Overlapping, Some(operation)) = (held.placement.state, &held.placement.operation)
+    {
         let renewed = world.managements.iter().any(|management| management.renews(Off::Nothing, &operation.id));
         world.left.leases = world.left.leases.saturating_sub(u8::from(renewed));
     }
@@ -413,11 +481,13 @@ pub fn tick(cluster: &Cluster, world: &mut World, server: usize) {
 
 pub fn unhealthy(world: &mut World, server: usize) {
     world.left.unhealthy -= 1;
-    world.servers[server].instances.iter_mut().for_each(|instance| instance.healthy = false);
+    let mains = world.servers[server].instances.iter_mut().filter(|instance| instance.role == Role::Main);
+    mains.for_each(|instance| instance.healthy = false);
     world.fault(server);
 }
 
 /// Its server has started the program again, or it answers again.
 pub fn recovers(world: &mut World, server: usize) {
-    world.servers[server].instances.iter_mut().for_each(|instance| instance.healthy = true);
+    let running = world.servers[server].instances.iter_mut().filter(|instance| instance.role != Role::Beside);
+    running.for_each(|instance| instance.healthy = true);
 }

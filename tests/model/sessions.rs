@@ -188,6 +188,9 @@ fn perform(world: &mut World, effects: Vec<Effect>) {
                 world.memory.fill(false);
             }
             Effect::Start(_) | Effect::Report => {}
+            Effect::StartBeside(_) | Effect::Switch(_) | Effect::StopBeside | Effect::StopOld | Effect::Await(_) => {
+                world.broken = Some("a drain does what is no part of it");
+            }
         }
     }
 }
@@ -228,7 +231,7 @@ impl Model for Drain {
             State::Open => moves.push(Move::Quiesces),
             State::Quiescing => moves.extend([Move::Looks, Move::Ticks, Move::Deadline, Move::Stops]),
             State::Closed => moves.push(Move::Opens),
-            State::Absent | State::Upgrading | State::Failed => {}
+            State::Absent | State::Upgrading | State::Overlapping | State::Failed => {}
         }
         if world.crashes < self.crashes && world.placement.state != State::Upgrading {
             moves.push(Move::Crashes);

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use neap::domain::names::{NodeName, OperationId, ProgramName, Release, RunId, ServerName, Sha256, Term, Version};
 use neap::domain::placement::{Command, Refusal, State};
-use neap::domain::program::OnDrainTimeout;
+use neap::domain::program::{OnDrainTimeout, Strategy};
 use neap::domain::server_list::Report;
 use stateright::{Model, Property};
 
 use super::management::{self, Management};
+use super::overlap;
 use super::server::{self, Srv};
 
 /// A time after all that was ever to be waited for.
@@ -40,6 +41,12 @@ pub enum Off {
     P9bMarked,
     P9bTakenBack,
     P9dOrphans,
+    /// A claim that finds a gate closed which it read the pointer to before refuses.
+    P14ReadAgain,
+    /// The old gate is closed before the new one is open.
+    P14Order,
+    /// The switch is made, then put on disk.
+    P14DiskFirst,
     P11SavedFirst,
     P11TermSavedFirst,
 }
@@ -69,6 +76,7 @@ pub struct Cluster {
     pub managements: usize,
     pub requests: usize,
     pub faults: Faults,
+    pub strategy: Strategy,
     pub batch: usize,
     /// Servers that go first, until a person promotes them.
     pub canary: usize,
@@ -101,6 +109,7 @@ impl Default for Cluster {
             managements: 1,
             requests: 1,
             faults: Faults::default(),
+            strategy: Strategy::Quiesce,
             batch: 1,
             canary: 0,
             min_serving: 1,
@@ -213,7 +222,12 @@ pub enum Request {
     Waiting,
     /// Only where P1 is off: the gate was seen open, and the request is not counted yet.
     Checked(usize),
+    /// Of an overlap: the pointer to the gate was read; to the one that has been switched away from since.
+    Looking(usize),
+    LookingOld(usize),
     Admitted(usize),
+    /// Admitted at the gate that was switched away from since.
+    Old(usize),
     Completed,
     Cut,
 }
@@ -243,7 +257,11 @@ pub enum Action {
     Report(usize, usize),
     Claim(usize),
     Count(usize),
+    Look(usize),
+    ClaimLooking(usize),
     End(usize),
+    OldDrained(usize),
+    SwitchesWhole(usize),
     Started(usize),
     StartFailed(usize),
     Stopped(usize),
@@ -295,7 +313,7 @@ impl World {
     pub fn serves(&self, server: usize) -> bool {
         let server = &self.servers[server];
         let open = server.up.as_ref().is_some_and(|up| up.word.is_open());
-        open && server.placement.state == State::Open && server.is_healthy()
+        open && server.placement.state.takes_requests() && server.is_healthy()
     }
 
     pub fn admitted(&self, server: usize) -> usize {
@@ -399,9 +417,13 @@ impl Model for Cluster {
                 continue;
             }
             match request {
+                Request::Waiting if self.strategy == Strategy::Overlap => {
+                    actions.extend((0..self.servers).map(Action::Look));
+                }
                 Request::Waiting => actions.extend((0..self.servers).map(Action::Claim)),
+                Request::Looking(_) | Request::LookingOld(_) => actions.push(Action::ClaimLooking(index)),
                 Request::Checked(_) => actions.push(Action::Count(index)),
-                Request::Admitted(_) => actions.push(Action::End(index)),
+                Request::Admitted(_) | Request::Old(_) => actions.push(Action::End(index)),
                 Request::Completed | Request::Cut => {}
             }
         }
@@ -434,7 +456,14 @@ impl Model for Cluster {
             Action::Report(server, management) => server::report(self, &mut world, server, management),
             Action::Claim(server) => server::claim(self, &mut world, server),
             Action::Count(index) => server::count(&mut world, index),
+            Action::Look(server) => overlap::look(&mut world, server),
+            Action::ClaimLooking(index) => overlap::claim_looking(self, &mut world, index),
+            Action::End(index) if matches!(world.requests[index], Request::Old(_)) => {
+                overlap::end_old(&mut world, index);
+            }
             Action::End(index) => server::end(&mut world, index),
+            Action::OldDrained(server) => overlap::old_drained(self, &mut world, server),
+            Action::SwitchesWhole(server) => overlap::switch(self, &mut world, server),
             Action::Started(server) => server::started(self, &mut world, server),
             Action::StartFailed(server) => server::start_failed(self, &mut world, server),
             Action::Stopped(server) => server::stopped(self, &mut world, server),
@@ -465,8 +494,10 @@ impl Model for Cluster {
             Property::always("no invariant is broken on the way", |_, world: &World| world.broken.is_none()),
             Property::always("I5: the ledger balances", |_, world: &World| {
                 (0..world.servers.len()).all(|server| {
-                    let counted = world.servers[server].up.as_ref().map_or(0, |up| up.word.active());
-                    counted == world.admitted(server) as u64
+                    let up = world.servers[server].up.as_ref();
+                    let counted = up.map_or(0, |up| up.word.active() + up.retired.map_or(0, |word| word.active()));
+                    let old = world.requests.iter().filter(|request| **request == Request::Old(server)).count();
+                    counted == (world.admitted(server) + old) as u64
                 })
             }),
         ]
@@ -510,8 +541,17 @@ fn server_actions(cluster: &Cluster, world: &World, server: usize, held: &Srv, a
     if up.stopping {
         actions.push(Action::Stopped(server));
     }
+    if up.half_switched {
+        actions.push(Action::SwitchesWhole(server));
+    }
+    if overlap::old_is_drained(held) {
+        actions.push(Action::OldDrained(server));
+    }
     match held.placement.state {
         State::Quiescing if cluster.may_expire(world, server) => actions.push(Action::Tick(server)),
+        State::Overlapping if held.placement.overlap_begins() && cluster.may_expire(world, server) => {
+            actions.push(Action::Tick(server));
+        }
         State::Closed => actions.push(Action::Tick(server)),
         _ => {}
     }

@@ -1,6 +1,7 @@
 //! Owns the counters of programs' versions in their mapped file, a row each. Must not know requests.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -193,6 +194,11 @@ impl Rows {
     }
 
     /// What each version's answers of a program have been like.
+    /// How long a row's answers took to begin.
+    pub fn latency(&self, row: usize) -> BTreeMap<u8, u64> {
+        self.speeds.read(row)
+    }
+
     pub fn figures(&self, program: &ProgramName) -> Vec<(Version, Figures)> {
         let figures = |index: usize| {
             let (_, version) = self.name(index)?;

@@ -98,11 +98,11 @@ fn a_cut_ends_the_requests_of_its_program_alone_and_the_long_lived_first() {
     let mut nudges = ledger.nudge().take();
     long.set_long_lived();
     let name = ProgramName::new("shop").unwrap();
-    assert_eq!(ledger.cut_requests(&name, true), 1);
+    assert_eq!(ledger.cut_requests(&name, true, 0), 1);
     assert_eq!([&short, &long, &other].map(Seat::is_cut), [false, true, false]);
     assert!(nudges.has_changed().unwrap());
     nudges.borrow_and_update();
-    assert_eq!(ledger.cut_requests(&name, false), 2);
+    assert_eq!(ledger.cut_requests(&name, false, 0), 2);
     assert_eq!([&short, &long, &other].map(Seat::is_cut), [true, true, false]);
     assert!(nudges.has_changed().unwrap());
     assert_eq!(ledger.active(&name, 10).len(), 2);

@@ -8,15 +8,15 @@ use tokio::sync::oneshot;
 use super::Program;
 use crate::domain::gate::NotDrained;
 use crate::domain::names::Term;
-use crate::domain::placement::{Command, Event, Order, Refusal};
+use crate::domain::placement::{Command, Event, Refusal, State};
 use crate::domain::program::LongLived;
 use crate::domain::server_list::Report;
 use crate::wire::messages::{Obeyed, Renewal};
 use crate::wire::problem::{Code, Problem};
 
 /// How long requests may take to end once they are cut.
-const CUT_WAIT: Duration = Duration::from_secs(5);
-const CUT_LOOK: Duration = Duration::from_millis(10);
+pub(super) const CUT_WAIT: Duration = Duration::from_secs(5);
+pub(super) const CUT_LOOK: Duration = Duration::from_millis(10);
 
 /// How a command is answered: the present state, or why nothing could be decided.
 pub type Answer = Result<Obeyed, Problem>;
@@ -92,7 +92,7 @@ impl Handler<Obey> for Program {
             let _ = reply.send(self.obey(&command, ctx));
             return;
         }
-        let cut = self.shared.ledger.cut_requests(&self.placement.program, false);
+        let cut = self.shared.ledger.cut_requests(&self.placement.program, false, self.least_age());
         tracing::warn!(program = %self.placement.program, cut, "requests were cut by force");
         self.obey_when_empty(command, reply, CUT_WAIT, ctx);
     }
@@ -100,12 +100,13 @@ impl Handler<Obey> for Program {
 
 impl Program {
     /// Whether the command is one by force that only active requests keep from being obeyed.
-    fn cuts_first(&self, command: &Command) -> bool {
-        let forced = matches!(command.order, Order::Upgrade { force: true, .. } | Order::Remove { force: true, .. });
-        if !forced || self.active() == 0 || self.shared.check_term(&command.term).is_err() {
+    pub(super) fn cuts_first(&self, command: &Command) -> bool {
+        if !command.order.is_forced() || self.draining() == 0 || self.shared.check_term(&command.term).is_err() {
             return false;
         }
-        let closed = !self.slot.admission().gate.word().is_open();
+        // Of an overlap, the gate that matters has been closed for good.
+        let overlaps = self.is_state(State::Overlapping);
+        let closed = overlaps || !self.slot.admission().gate.word().is_open();
         let mut would_freeze = false;
         let freeze = |_| {
             would_freeze = true;
@@ -123,7 +124,7 @@ impl Program {
         left: Duration,
         ctx: &mut Context<Self>,
     ) {
-        if self.active() == 0 || left.is_zero() {
+        if self.draining() == 0 || left.is_zero() {
             let _ = reply.send(self.obey(&command, ctx));
             return;
         }
@@ -136,19 +137,30 @@ impl Program {
         Ok(Obeyed { run: self.shared.identity.run.clone(), refusal, report: self.report() })
     }
 
-    fn obey(&mut self, command: &Command, ctx: &mut Context<Self>) -> Answer {
+    /// Why it obeys nothing now, or not this; `None`: the placement judges.
+    pub(super) fn may_obey(&self, command: &Command) -> Result<Option<Refusal>, Problem> {
         if !self.booted {
             return Err(Problem::new(Code::StoreFailed, "this server cannot save its state, and obeys nothing"));
         }
         if let Err(refusal) = self.shared.check_term(&command.term) {
-            return self.answer(Some(refusal));
+            return Ok(Some(refusal));
         }
-        if let Order::Upgrade { to, .. } = &command.order
+        if let Some(set) = self.reserved_by() {
+            return Ok(Some(Refusal::Busy { under_way: set.clone() }));
+        }
+        if let Some(to) = command.order.to()
             && !self.shared.hands.is_ready(&self.placement.program, to)
         {
             let program = &self.placement.program;
             let detail = format!("release {} of {program} is not prepared on this server", to.version);
             return Err(Problem::new(Code::UnknownRelease, detail).hint("prepare it first"));
+        }
+        Ok(None)
+    }
+
+    fn obey(&mut self, command: &Command, ctx: &mut Context<Self>) -> Answer {
+        if let Some(refusal) = self.may_obey(command)? {
+            return self.answer(Some(refusal));
         }
         match self.command(command, ctx) {
             Ok(Ok(())) => self.answer(None),
@@ -165,8 +177,8 @@ impl Program {
         let Some((manifest, since)) = self.manifest.as_ref().zip(self.quiesced_at) else { return };
         let rule = &manifest.upgrade;
         let over = self.shared.clock.now() >= since + rule.long_lived_grace.as_millis() as u64;
-        if rule.long_lived == LongLived::Notify && over && self.active() > 0 {
-            let cut = self.shared.ledger.cut_requests(&self.placement.program, true);
+        if rule.long_lived == LongLived::Notify && over && self.draining() > 0 {
+            let cut = self.shared.ledger.cut_requests(&self.placement.program, true, self.least_age());
             if cut > 0 {
                 tracing::info!(program = %self.placement.program, cut, "long-lived requests were closed");
             }

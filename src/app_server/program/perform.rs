@@ -9,13 +9,13 @@ use super::{Orphans, Program};
 use crate::app_server::claims::{Admission, Target};
 use crate::app_server::hands::{Started, Up};
 use crate::app_server::records;
-use crate::domain::names::{Generation, Release};
+use crate::domain::names::{Generation, OperationId, Release};
 use crate::domain::placement::{Effect, Event, Outcome, State};
 use crate::domain::program::Manifest;
 use crate::wire::messages::ToManagement;
 
 /// Before what could not be stopped is stopped again.
-const STOP_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+pub(super) const STOP_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Program {
     pub(super) fn perform(&mut self, effects: Vec<Effect>, ctx: &mut Context<Self>) {
@@ -27,6 +27,10 @@ impl Program {
                 Effect::MigrateSessions => self.migrate_sessions(),
                 Effect::Stop => self.stop_instances(ctx),
                 Effect::Start(release) => self.start_instance(release, ctx),
+                Effect::StartBeside(release) => self.start_beside(release, ctx),
+                Effect::Switch(generation) => self.switch(generation, ctx),
+                Effect::StopBeside | Effect::StopOld => self.stop_marked(ctx),
+                Effect::Await(set) => self.await_work(set, ctx),
                 Effect::Report => self.tell_end(),
             }
         }
@@ -34,6 +38,9 @@ impl Program {
     }
 
     fn close_gate(&mut self, generation: Generation) {
+        if self.slot.admission().gate.word().is_open() {
+            self.timing.closed(self.shared.clock.now());
+        }
         self.slot.admission().gate.close(generation);
         self.quiesced_at = self.is_state(State::Quiescing).then(|| self.shared.clock.now());
         self.tell_drained();
@@ -42,6 +49,7 @@ impl Program {
 
     fn open_gate(&mut self, generation: Generation) {
         self.quiesced_at = None;
+        self.timing.opened(self.shared.clock.now());
         self.slot.admission().gate.open(generation);
         self.shared.nudge();
     }
@@ -56,6 +64,7 @@ impl Program {
     }
 
     pub(super) fn stop_instances(&mut self, ctx: &mut Context<Self>) {
+        self.timing.stopping(self.shared.clock.now());
         self.supervised.forget();
         (self.up, self.orphans) = (None, Orphans::default());
         self.set_healthy(false);
@@ -64,7 +73,10 @@ impl Program {
         let number = self.work.give_up();
         let stopping = self.shared.hands.stop(self.keeper.clone());
         self.work(number, stopping, ctx, |program, stopped, ctx| match stopped {
-            Ok(()) => program.event(Event::Stopped, ctx),
+            Ok(()) => {
+                program.timing.stopped(program.shared.clock.now());
+                program.event(Event::Stopped, ctx);
+            }
             Err(why) => {
                 tracing::error!(program = %program.placement.program, why, "an instance could not be stopped");
                 let number = program.work.number;
@@ -74,6 +86,18 @@ impl Program {
                     }
                 });
             }
+        });
+    }
+
+    /// The set's work begins when its last member has stopped.
+    fn await_work(&mut self, set: OperationId, ctx: &mut Context<Self>) {
+        self.shared.nudge();
+        let number = self.work.give_up();
+        let (sets, program) = (self.shared.sets.clone(), self.placement.program.clone());
+        let waiting = async move { Ok(sets.stopped(&set, &program).await) };
+        self.work(number, waiting, ctx, |program, worked, ctx| {
+            let result = worked.and_then(|worked| worked.failure.map_or(Ok(()), Err));
+            program.event(Event::Worked(result), ctx);
         });
     }
 
@@ -87,14 +111,28 @@ impl Program {
             }
             Err(error) => return self.start_later_failed(format!("its manifest cannot be read: {error}"), ctx),
         };
+        let retired = self.is_switched().then(|| self.shared.hands.retired(self.keeper.clone()));
         let starting = self.shared.hands.start(manifest.clone(), release.clone(), self.keeper.clone());
-        self.work(number, starting, ctx, move |program, started, ctx| {
-            program.start_ended(started, release, manifest, ctx);
+        let sets = self.shared.sets.clone();
+        let both = async move {
+            let old = match retired {
+                Some(retired) => retired.await,
+                None => Vec::new(),
+            };
+            sets.quiet().await;
+            Ok((starting.await, old))
+        };
+        self.work(number, both, ctx, move |program, ended, ctx| match ended {
+            Ok((started, old)) => {
+                program.found_old(old, manifest.upgrade.drain_timeout);
+                program.start_ended(started, release, manifest, ctx);
+            }
+            Err(why) => program.start_failed(why, ctx),
         });
     }
 
     /// Through the context, so that one step is over before the next begins.
-    fn start_later_failed(&mut self, why: String, ctx: &mut Context<Self>) {
+    pub(super) fn start_later_failed(&mut self, why: String, ctx: &mut Context<Self>) {
         let number = self.work.number;
         self.work(number, std::future::ready(Err(why)), ctx, |program, why: Result<(), String>, ctx| {
             if let Err(why) = why {
@@ -104,7 +142,7 @@ impl Program {
     }
 
     /// Does one thing to processes. A panic in it is an error of it; what was given up is not heard of.
-    fn work<T: 'static>(
+    pub(super) fn work<T: 'static>(
         &mut self,
         number: u64,
         doing: impl Future<Output = Result<T, String>> + 'static,
@@ -127,8 +165,10 @@ impl Program {
     }
 
     fn start_ended(&mut self, started: Started, release: Release, manifest: Arc<Manifest>, ctx: &mut Context<Self>) {
-        match started.and_then(|up| self.install(up, release, manifest, ctx)) {
-            Ok(()) => {
+        match started.and_then(|up| self.target(&up, release, &manifest).map(|target| (up, target))) {
+            Ok((up, target)) => {
+                self.timing.launched(up.launch.as_millis() as u64);
+                self.install(up, target, manifest, ctx);
                 self.event(Event::Started, ctx);
                 self.shared.nudge();
             }
@@ -136,11 +176,12 @@ impl Program {
         }
     }
 
-    fn start_failed(&mut self, why: String, ctx: &mut Context<Self>) {
+    pub(super) fn start_failed(&mut self, why: String, ctx: &mut Context<Self>) {
         tracing::warn!(program = %self.placement.program, why, "an instance did not start");
         let decides = match self.placement.state {
             State::Upgrading => true,
             State::Closed => !self.placement.boot.ready,
+            State::Overlapping => self.placement.overlap_begins(),
             State::Absent | State::Open | State::Quiescing | State::Failed => false,
         };
         if decides {
@@ -150,17 +191,11 @@ impl Program {
         }
     }
 
-    /// Points the slot to a new instance: its gate as the placement stands, the old one's closed (protocol P14).
-    fn install(
-        &mut self,
-        up: Up,
-        release: Release,
-        manifest: Arc<Manifest>,
-        ctx: &mut Context<Self>,
-    ) -> Result<(), String> {
+    /// Where the request path finds an instance.
+    pub(super) fn target(&self, up: &Up, release: Release, manifest: &Manifest) -> Result<Target, String> {
         let row = self.shared.ledger.row(&self.placement.program, &release.version);
-        let sessions = self.sessions_of(&manifest, &release.version);
-        let target = Target {
+        let sessions = self.sessions_of(manifest, &release.version);
+        Ok(Target {
             addr: up.addr,
             key: next_key(),
             release,
@@ -168,10 +203,14 @@ impl Program {
             body_limit: manifest.body_limit,
             row: row.map_err(|error| error.to_string())?,
             sessions,
-        };
+        })
+    }
+
+    /// Points the slot to a new instance: its gate as the placement stands, the old one's closed (protocol P14).
+    pub(super) fn install(&mut self, up: Up, target: Target, manifest: Arc<Manifest>, ctx: &mut Context<Self>) {
         let (key, generation) = (target.key, self.placement.generation);
         let admission = Admission::to(generation, target);
-        if self.is_state(State::Open) {
+        if self.placement.state.takes_requests() {
             admission.gate.open(generation);
         } else if self.placement.is_known() {
             admission.gate.know(generation);
@@ -186,7 +225,6 @@ impl Program {
         self.supervise(key, &up, &manifest, ctx);
         (self.up, self.manifest) = (Some(up), Some(manifest));
         self.set_healthy(true);
-        Ok(())
     }
 
     /// Counts the orphans anew; those that outlast `drain_timeout` are told of, and waited for no longer (P9d).

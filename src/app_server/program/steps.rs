@@ -4,11 +4,14 @@
 use actix::prelude::*;
 
 use super::{Program, SAVE_RETRY};
-use crate::app_server::claims::freeze;
+use crate::app_server::claims::{freeze, freeze_retired};
 use crate::app_server::records;
-use crate::domain::placement::{Boot, Command, Effect, Event, Here, Phase, Placement, Refusal};
-use crate::programs::instance::Mark;
+use crate::domain::placement::{Boot, Command, Effect, Event, Here, Phase, Placement, Refusal, State};
+use crate::programs::instance::{InstanceRecord, Mark};
 use crate::store::{Change, StoreError};
+
+/// Before an event is looked at again that came while a set's order was being decided.
+const DECIDED_SOON: std::time::Duration = std::time::Duration::from_millis(10);
 
 impl Program {
     pub(super) fn here(&self) -> Here<'_> {
@@ -30,18 +33,17 @@ impl Program {
         self.count_orphans();
         let (admission, retired) = (self.slot.admission(), self.retired.clone());
         let mut next = self.placement.clone();
-        let judged = next.command(command, &self.here(), |generation| freeze(&admission, &retired, generation));
+        let overlaps = self.is_state(State::Overlapping);
+        let judged = next.command(command, &self.here(), |generation| match overlaps {
+            true => freeze_retired(&retired),
+            false => freeze(&admission, &retired, generation),
+        });
         let effects = match judged {
             Ok(effects) => effects,
             Err(refusal) => return Ok(Err(refusal)),
         };
         if let Err(error) = self.become_placement(next, effects, ctx) {
-            // A gate that was frozen for it goes back to its generation. It was closed before, and stays so.
-            if self.placement.is_known() {
-                admission.gate.know(self.placement.generation);
-            } else if !admission.gate.word().is_open() {
-                admission.gate.close(self.placement.generation);
-            }
+            self.thaw();
             return Err(error);
         }
         Ok(Ok(()))
@@ -49,11 +51,18 @@ impl Program {
 
     /// Takes in what happened. What cannot be saved happens again later.
     pub(super) fn event(&mut self, event: Event, ctx: &mut Context<Self>) {
+        if self.reserved_by().is_some() {
+            // A set's order is about to be decided. What comes again by itself is left to that; all else is kept.
+            if !matches!(event, Event::Tick | Event::Renewed { .. } | Event::KeptClosed { .. }) {
+                ctx.run_later(DECIDED_SOON, move |program, ctx| program.event(event, ctx));
+            }
+            return;
+        }
         let mut next = self.placement.clone();
         let effects = next.event(&event, &self.here());
         if let Err(error) = self.become_placement(next, effects, ctx) {
             tracing::error!(program = %self.placement.program, ?event, %error, "cannot save what happened");
-            if matches!(event, Event::Stopped | Event::Started | Event::StartFailed(_)) {
+            if matches!(event, Event::Stopped | Event::Started | Event::StartFailed(_) | Event::Worked(_)) {
                 let number = self.work.number;
                 ctx.run_later(SAVE_RETRY, move |program, ctx| {
                     if program.work.number == number {
@@ -96,31 +105,60 @@ impl Program {
 
     /// The placement, and with it, where an instance is to be stopped, its mark (protocol P9b).
     fn save(&self, next: &Placement, effects: &[Effect]) -> Result<(), StoreError> {
+        let changes = self.changes(next, effects)?;
+        if !changes.is_empty() {
+            self.shared.store.save(changes)?;
+        }
+        self.set_marks(next, effects);
+        Ok(())
+    }
+
+    pub(super) fn changes(&self, next: &Placement, effects: &[Effect]) -> Result<Vec<Change>, StoreError> {
         let mut changes = Vec::new();
         if durable(next) != durable(&self.placement) {
             changes.push(records::placement(next)?);
         }
-        let mark = effects.contains(&Effect::Stop).then(|| mark_of(next));
-        if let Some(mark) = mark {
-            changes.extend(self.marks(mark)?);
+        for record in self.marked(next, effects) {
+            changes.push(records::instance(&record)?);
         }
-        if !changes.is_empty() {
-            self.shared.store.save(changes)?;
-        }
-        if let Some(mark) = mark {
-            self.keeper.set_marks(mark);
-        }
-        Ok(())
+        Ok(changes)
     }
 
-    pub(super) fn marks(&self, mark: Mark) -> Result<Vec<Change>, StoreError> {
-        self.keeper.all().iter().map(|record| records::marked(record, mark)).collect()
+    /// The records whose marks these effects change.
+    fn marked(&self, next: &Placement, effects: &[Effect]) -> Vec<InstanceRecord> {
+        self.keeper.would_be(|mark| effects.iter().fold(mark, |mark, effect| remark(next, mark, effect)))
+    }
+
+    /// The marks of what is to be stopped, or switched, are on disk.
+    pub(super) fn set_marks(&self, next: &Placement, effects: &[Effect]) {
+        self.keeper.remark(&self.marked(next, effects));
+    }
+
+    /// Marks what runs, on disk: it is only stopped from now on.
+    pub(super) fn mark_stopping(&self) -> Result<(), StoreError> {
+        let marked = self.keeper.would_be(|mark| if mark == Mark::Running { Mark::Stopping } else { mark });
+        let changes = marked.iter().map(records::instance).collect::<Result<_, _>>()?;
+        self.shared.store.save(changes)?;
+        self.keeper.remark(&marked);
+        Ok(())
     }
 }
 
 /// Without what only this run knows.
 fn durable(placement: &Placement) -> Placement {
     Placement { known_until: None, lease_until: None, boot: Boot::default(), ..placement.clone() }
+}
+
+/// What an effect makes of an instance's mark (protocol P9b, P14).
+fn remark(next: &Placement, mark: Mark, effect: &Effect) -> Mark {
+    match (effect, mark) {
+        (Effect::Stop, _) => mark_of(next),
+        (Effect::StopBeside, Mark::Beside) => Mark::TakenBack,
+        (Effect::StopOld, Mark::Retired) => Mark::Stopping,
+        (Effect::Switch(_), Mark::Beside) => Mark::Running,
+        (Effect::Switch(_), Mark::Running) => Mark::Retired,
+        _ => mark,
+    }
 }
 
 fn mark_of(placement: &Placement) -> Mark {

@@ -11,7 +11,6 @@ use super::Program;
 use crate::app_server::hands::Up;
 use crate::domain::placement::{Event, Millis, State};
 use crate::domain::program::Manifest;
-use crate::programs::instance::Mark;
 
 /// Waits between restarts double from the first to the most.
 const RESTART_FIRST: Duration = Duration::from_millis(100);
@@ -107,10 +106,8 @@ impl Program {
     /// An instance that was to take a dead one's place did not start: what there is of it goes, and the next one waits longer.
     pub(super) fn restart_failed(&mut self, ctx: &mut Context<Self>) {
         self.restart_later();
-        let saved = self.marks(Mark::Stopping).and_then(|marks| self.shared.store.save(marks));
-        match saved {
+        match self.mark_stopping() {
             Ok(()) => {
-                self.keeper.set_marks(Mark::Stopping);
                 let restart_at = self.supervised.restart_at;
                 self.stop_instances(ctx);
                 self.supervised.restart_at = restart_at;
@@ -122,7 +119,7 @@ impl Program {
     /// What the placement rests on is there, or on its way: an instance where one should run, and its word to a placement
     /// that waits for it.
     pub(super) fn settle(&mut self, ctx: &mut Context<Self>) {
-        let runs = matches!(self.placement.state, State::Open | State::Quiescing | State::Closed);
+        let runs = matches!(self.placement.state, State::Open | State::Overlapping | State::Quiescing | State::Closed);
         if !runs || self.work.is_under_way() {
             return;
         }

@@ -12,6 +12,7 @@ use super::*;
 use crate::app_server::claims::Claims;
 use crate::app_server::hands::{Hands, Life, Started};
 use crate::app_server::ledger::Ledger;
+use crate::app_server::sets::Sets;
 use crate::app_server::shared::Clock;
 use crate::app_server::stay;
 use crate::app_server::{Bounds, Settings, records};
@@ -72,7 +73,7 @@ impl Hands for Puppet {
         self.started.borrow_mut().push(release);
         let ends = self.starts.borrow_mut().pop_front().unwrap_or(Ok(()));
         let life = Rc::new(PuppetLife { dies: self.dies.clone(), orphans: self.orphans.clone() });
-        let up = Up { addr: "127.0.0.1:1".parse().unwrap(), life };
+        let up = Up { addr: "127.0.0.1:1".parse().unwrap(), launch: Duration::ZERO, life };
         let (held, may_start) = (self.held_starts.get(), self.may_start.clone());
         self.held_starts.set(held.saturating_sub(1));
         Box::pin(async move {
@@ -81,6 +82,19 @@ impl Hands for Puppet {
             }
             ends.map(|()| up)
         })
+    }
+
+    fn start_beside(
+        &self,
+        manifest: Arc<Manifest>,
+        release: Release,
+        keeper: Keeper,
+    ) -> LocalBoxFuture<'static, Started> {
+        self.start(manifest, release, keeper)
+    }
+
+    fn retired(&self, _: Keeper) -> LocalBoxFuture<'static, Vec<Rc<dyn Life>>> {
+        Box::pin(std::future::ready(Vec::new()))
     }
 
     fn stop(&self, _: Keeper) -> LocalBoxFuture<'static, Result<(), String>> {
@@ -179,10 +193,11 @@ impl Stage {
         let (puppet, hints) = (Rc::new(Puppet::default()), Rc::<RefCell<Vec<Post>>>::default());
         let shared = Shared {
             identity: Identity::begin(name),
-            store,
+            store: store.clone(),
             settings: settings(dir.path()),
             claims: Arc::new(Claims::default()),
             ledger: Arc::new(ledger),
+            sets: Sets::load(store.clone(), dir.path().to_owned()).unwrap(),
             hands: puppet.clone(),
             seal: Default::default(),
             clock: Clock::begin(),
@@ -411,6 +426,9 @@ async fn a_server_restarted_in_any_phase_of_an_upgrade_ends_it() {
             from: Some(release("1.0")),
             to: Some(release("2.0")),
             reason: Some("why".to_owned()),
+            desired: None,
+            back: None,
+            set: None,
         };
         let program = stage.begin(Placement { state: State::Upgrading, operation: Some(operation), ..open_at(6) });
         let report = until(&program, |report| report.state == State::Open).await;
@@ -507,6 +525,59 @@ async fn a_quiesce_before_the_instance_is_up_does_not_keep_the_placement_closed(
     until(&program, |report| report.state == State::Open).await;
 }
 
+fn overlap(stage: &Stage, operation: &str, expected: u64, version: &str) -> Command {
+    let desired = Desired { release: Some(release(version)), stamp: Stamp { term: term(), revision: Revision(2) } };
+    stage.command(operation, expected, Order::Overlap { to: release(version), desired })
+}
+
+#[actix_rt::test]
+async fn an_overlap_refuses_nobody_and_stops_the_old_instance_when_its_last_request_has_ended() {
+    let stage = Stage::new();
+    let program = stage.opened().await;
+    let slot = stage.shared.claims.slot("shop").unwrap();
+    let old = slot.claim().unwrap();
+    stage.puppet.held_starts.set(1);
+    obey(&program, overlap(&stage, "o1", 2, "2.0")).await.unwrap();
+    let report = until(&program, |report| report.state == State::Overlapping).await;
+    assert_eq!((report.healthy, &report.release), (true, &Some(release("1.0"))));
+    assert_eq!(slot.claim().unwrap().target().unwrap().release, release("1.0"));
+    stage.puppet.may_start.notify_one();
+    let report = until(&program, |report| report.retiring == 1).await;
+    assert_eq!((report.release, report.generation), (Some(release("2.0")), Generation(4)));
+    assert_eq!(slot.claim().unwrap().target().unwrap().release, release("2.0"));
+    let stops = stage.puppet.stops.get();
+    assert_eq!(stage.kept().operation.unwrap().phase, Phase::Switched);
+    drop(old);
+    let report = until(&program, |report| report.state == State::Open).await;
+    assert_eq!((report.generation, stage.puppet.stops.get()), (Generation(5), stops + 1));
+    assert_eq!(report.ended.unwrap().outcome, Outcome::Upgraded);
+}
+
+#[actix_rt::test]
+async fn an_overlap_that_is_given_up_or_does_not_start_leaves_the_old_instance_as_it_was() {
+    let stage = Stage::new();
+    let program = stage.opened().await;
+    let slot = stage.shared.claims.slot("shop").unwrap();
+    let key = slot.claim().unwrap().target().unwrap().key;
+    stage.puppet.held_starts.set(1);
+    obey(&program, overlap(&stage, "o1", 2, "2.0")).await.unwrap();
+    obey(&program, stage.command("o1", 2, Order::Reopen)).await.unwrap();
+    let report = until(&program, |report| report.state == State::Open).await;
+    assert_eq!(report.ended.unwrap().outcome, Outcome::Reopened);
+    stage.puppet.starts.borrow_mut().push_back(Err("exit status 1".to_owned()));
+    obey(&program, overlap(&stage, "o2", report.generation.0, "2.0")).await.unwrap();
+    let report = until(&program, |report| report.state == State::Open && report.ended.is_some()).await;
+    let report = match &report.ended {
+        Some(ended) if ended.operation.as_str() == "o2" => report,
+        _ => {
+            until(&program, |report| report.ended.as_ref().is_some_and(|ended| ended.operation.as_str() == "o2")).await
+        }
+    };
+    assert_eq!(report.ended.unwrap().outcome, Outcome::TakenBack("exit status 1".to_owned()));
+    assert_eq!((report.release, report.desired.unwrap().release), (Some(release("1.0")), Some(release("1.0"))));
+    assert_eq!(slot.claim().unwrap().target().unwrap().key, key, "the same instance all along");
+}
+
 /// A sticky program whose drain waits so long for sessions, and one session at home there.
 async fn with_a_session(deadline: &str) -> (Stage, Addr<Program>, SessionId) {
     let stage = Stage::with(&format!("[session]\npolicy = 'sticky'\ndeadline = '{deadline}'"));
@@ -599,4 +670,53 @@ async fn a_drain_without_sessions_and_one_by_force_do_not_wait() {
     let obeyed = obey(&program, upgrade).await.unwrap();
     assert_eq!(obeyed.refusal, None);
     assert_eq!(stage.sessions_counted(), Left { cut: 1, ..Left::default() });
+}
+
+fn together(stage: &Stage, expected: u64, set: &str) -> Command {
+    let desired = Desired { release: Some(release("1.0")), stamp: Stamp { term: term(), revision: Revision(1) } };
+    let set = OperationId::new(set).unwrap();
+    stage.command("o1", expected, Order::Together { to: release("1.0"), desired, force: false, set })
+}
+
+#[actix_rt::test]
+async fn a_member_of_a_set_is_moved_by_nothing_until_it_is_decided_and_then_as_all_are() {
+    let stage = Stage::new();
+    let program = stage.opened().await;
+    let set = OperationId::new("set").unwrap();
+    let reserve = || Reserve { set: set.clone(), command: together(&stage, 3, "set") };
+    let early = program.send(reserve()).await.unwrap().unwrap();
+    assert!(matches!(early, Reserved::Refused(Refusal::StaleGeneration { .. })), "it is open");
+    obey(&program, stage.command("o1", 2, Order::Quiesce { leased: true })).await.unwrap();
+    assert!(matches!(program.send(reserve()).await.unwrap().unwrap(), Reserved::Frozen(_)));
+    assert_eq!(stage.kept().state, State::Quiescing, "nothing of it is on disk");
+    let busy = obey(&program, stage.command("o1", 2, Order::Reopen)).await.unwrap();
+    assert_eq!(busy.refusal, Some(Refusal::Busy { under_way: set.clone() }));
+    program.send(GiveBack { set: set.clone() }).await.unwrap();
+    assert_eq!((stage.kept().state, stage.puppet.stops.get()), (State::Quiescing, 1), "it was installed, no more");
+    let reopened = obey(&program, stage.command("o1", 2, Order::Reopen)).await.unwrap();
+    assert_eq!(reopened.report.state, State::Open);
+    assert!(stage.shared.claims.slot("shop").unwrap().claim().is_ok());
+}
+
+#[actix_rt::test]
+async fn a_member_that_is_committed_stops_waits_for_the_work_and_starts_again() {
+    let stage = Stage::new();
+    let program = stage.opened().await;
+    obey(&program, stage.command("o1", 2, Order::Quiesce { leased: true })).await.unwrap();
+    let set = OperationId::new("set").unwrap();
+    let reserved = program.send(Reserve { set: set.clone(), command: together(&stage, 3, "set") }).await.unwrap();
+    let Reserved::Frozen(mut changes) = reserved.unwrap() else { panic!("it is drained") };
+    let mark = stage._dir.path().join("ran");
+    let run = vec!["touch".to_owned(), mark.display().to_string()];
+    let work = crate::domain::placement::Work { run, within: Duration::from_secs(60) };
+    let record = stage.shared.sets.record(&set, [shop()].into(), work);
+    changes.push(records::set(&record).unwrap());
+    stage.shared.store.save(changes).unwrap();
+    stage.shared.sets.begin(record);
+    program.send(Commit { set: set.clone() }).await.unwrap();
+    let report = until(&program, |report| report.state == State::Open).await;
+    assert_eq!(report.ended.unwrap().outcome, Outcome::Upgraded);
+    assert!(mark.exists());
+    assert_eq!(stage.puppet.started.borrow().len(), 2);
+    assert_eq!(stage.shared.sets.worked(&set).unwrap().failure, None);
 }

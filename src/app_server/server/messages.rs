@@ -54,6 +54,8 @@ impl Handler<Ask> for Server {
         match message {
             ToServer::Seal { term, asked } => self.seal(&term, asked, reply, ctx),
             ToServer::Command { program, command } => self.command(program, command, reply, ctx),
+            ToServer::Together { operation, members, work } => self.together(operation, members, work, reply, ctx),
+            ToServer::Worked { operation } => answer(reply, json(self.shared.sets.outcome(&operation))),
             ToServer::Prepare { program, release, manifest } => {
                 answer(reply, self.prepare(program, release, *manifest, ctx).and_then(json));
             }
@@ -82,10 +84,17 @@ impl Handler<Beat> for Server {
 
     fn handle(&mut self, _: Beat, _: &mut Context<Self>) -> Self::Result {
         let (reports, active) = (self.reports(), self.shared.ledger.active_total());
-        let components = self.components.digest();
+        let (components, cpu_milli) = (self.components.digest(), self.cpu_milli());
         Box::pin(async move {
             let load = Load { load_average: load_average(), active_requests: active, connections: active };
-            Ok(Heartbeat { role: NodeRole::AppServer, held: None, reports: reports.await?, load, components })
+            Ok(Heartbeat {
+                role: NodeRole::AppServer,
+                held: None,
+                reports: reports.await?,
+                load,
+                components,
+                cpu_milli,
+            })
         })
     }
 }
@@ -123,6 +132,11 @@ impl Handler<Stop> for Server {
 }
 
 impl Server {
+    fn cpu_milli(&self) -> std::collections::BTreeMap<ProgramName, u32> {
+        let usage = self.preparer.machine.usage();
+        usage.borrow().cpu_milli().map(|(program, milli)| (program.clone(), milli)).collect()
+    }
+
     fn hear(&self, program: &ProgramName, heard: Heard) {
         let Some(actor) = self.programs.get(program) else { return };
         if actor.try_send(heard).is_err() {
@@ -285,7 +299,7 @@ pub(super) fn json<T: Serialize>(answer: T) -> Answer {
         .map_err(|error| Problem::new(Code::Internal, format!("the answer cannot be written: {error}")))
 }
 
-fn answer(reply: Answers, answer: Answer) {
+pub(super) fn answer(reply: Answers, answer: Answer) {
     // Who asked may have gone: then there is nobody to tell.
     let _ = reply.send(answer);
 }

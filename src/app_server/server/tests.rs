@@ -12,6 +12,7 @@ use crate::app_server::claims::Claims;
 use crate::app_server::ledger::Ledger;
 use crate::app_server::machine::Machine;
 use crate::app_server::session_lists::SessionLists;
+use crate::app_server::sets::Sets;
 use crate::app_server::shared::Clock;
 use crate::app_server::{Bounds, Settings};
 use crate::domain::manifest;
@@ -93,6 +94,7 @@ impl Stage {
             claims: Arc::new(Claims::default()),
             ledger: Arc::new(ledger),
             hands: Rc::new(machine),
+            sets: Sets::load(store.clone(), dir.path().to_owned()).unwrap(),
             seal: RefCell::new(kept.seal.clone()),
             clock: Clock::begin(),
             outbox: None,

@@ -1,4 +1,4 @@
-//! Owns the keys of `[process]` and `[static]`: how an instance of the program comes to be.
+//! Owns the keys of `[process]`, `[static]` and `[external]`: how an instance of the program comes to be.
 //! Must not know the rest of the manifest.
 
 use std::collections::BTreeMap;
@@ -7,12 +7,14 @@ use std::time::Duration;
 use super::reader::{Keys, Place, Reader, Section, did_you_mean};
 use super::sections::{DAY, HOUR, MS, text, valid};
 use super::{argv, paths};
-use crate::domain::program::{Kind, Process, StaticFiles, StopSignal};
+use crate::domain::program::{External, Kind, Process, StaticFiles, StopSignal};
 
 const PROCESS: Keys = Keys {
     known: &["command", "env", "env_file", "prepare", "request_timeout", "body_limit", "stop_signal", "stop_timeout"],
     not_built: &[],
 };
+const EXTERNAL: Keys =
+    Keys { known: &["url", "upgrade", "stop", "start", "timeout", "request_timeout", "body_limit"], not_built: &[] };
 const STATIC: Keys = Keys { known: &["root", "spa", "request_timeout", "body_limit"], not_built: &[] };
 /// Bytes of a request's body that a manifest may allow.
 const BODY_LIMIT_MAX: u64 = 1 << 40;
@@ -22,28 +24,66 @@ const OWN_VARIABLES: [&str; 1] = ["PORT"];
 
 /// The kind of program, with the request timeout and the body limit that stand beside it.
 pub fn read<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> Option<(Kind, Duration, u64)> {
-    match (root.has("process"), root.has("static")) {
-        (true, false) => {
+    let there: Vec<&str> = ["process", "static", "external"].into_iter().filter(|key| root.has(key)).collect();
+    match there.as_slice() {
+        ["process"] => {
             let section = reader.table(root, "process", "[process]", &PROCESS);
             let (timeout, limit) = read_request_bounds(reader, &section);
             Some((Kind::Process(read_process(reader, &section)?), timeout, limit))
         }
-        (false, true) => {
+        ["static"] => {
             let section = reader.table(root, "static", "[static]", &STATIC);
             let (timeout, limit) = read_request_bounds(reader, &section);
             Some((Kind::Static(read_static(reader, &section)?), timeout, limit))
         }
-        (true, true) => {
-            let place = root.place_of_key("static");
-            reader.error(&place, "both [process] and [static]: a program is one of them", None);
+        ["external"] => {
+            let section = reader.table(root, "external", "[external]", &EXTERNAL);
+            let (timeout, limit) = read_request_bounds(reader, &section);
+            Some((Kind::External(read_external(reader, &section)?), timeout, limit))
+        }
+        [] => {
+            let hint = Some("write a section [process] with command = [\"./server\"]".to_owned());
+            reader.error(&root.place, "neither [process], [static] nor [external]: nothing to run", hint);
             None
         }
-        (false, false) => {
-            let hint = Some("write a section [process] with command = [\"./server\"]".to_owned());
-            reader.error(&root.place, "neither [process] nor [static]: nothing to run", hint);
+        [.., last] => {
+            let place = root.place_of_key(last);
+            reader.error(&place, format!("both [{}] and [{last}]: a program is one of them", there[0]), None);
             None
         }
     }
+}
+
+fn read_external(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<External> {
+    let [upgrade, stop, start] =
+        ["upgrade", "stop", "start"].map(|key| read_argv(reader, section, key, &argv::WITHOUT_PORT));
+    if upgrade.is_empty() {
+        let hint = Some("write upgrade = [\"systemctl\", \"restart\", \"shop\"]".to_owned());
+        reader.wrong_value(section, "upgrade", "there is no command that brings a version", hint);
+    }
+    let timeout = reader.duration(section, "timeout", MS(60_000), MS(100)..=HOUR);
+    if !section.has("url") {
+        let hint = Some("write url = \"http://127.0.0.1:3000\"".to_owned());
+        reader.wrong_value(section, "url", "it is missing", hint);
+        return None;
+    }
+    let url = text(reader, section, "url")?;
+    let addr = valid(reader, section, "url", address(&url))?;
+    Some(External { addr, upgrade, stop, start, timeout })
+}
+
+/// `http://ADDRESS:PORT`: an address, for a name may be another machine's tomorrow.
+fn address(url: &str) -> Result<std::net::SocketAddr, String> {
+    let wrong = || format!("\"{url}\" is not http://ADDRESS:PORT, such as \"http://127.0.0.1:3000\"");
+    let rest = url.strip_prefix("http://").ok_or_else(wrong)?;
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let numeric = match rest.strip_prefix("localhost") {
+        Some(port) => format!("127.0.0.1{port}"),
+        None => rest.to_owned(),
+    };
+    let bare = || numeric.parse::<std::net::IpAddr>().map(|ip| std::net::SocketAddr::new(ip, 80));
+    let addr = numeric.parse().or_else(|_| bare()).map_err(|_| wrong())?;
+    Some(addr).filter(|addr: &std::net::SocketAddr| addr.port() > 0).ok_or_else(wrong)
 }
 
 fn read_request_bounds(reader: &mut Reader<'_>, section: &Section<'_>) -> (Duration, u64) {

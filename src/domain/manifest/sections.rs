@@ -10,8 +10,8 @@ use super::reader::{Keys, Reader, Section};
 use super::{argv, kind, routes, session};
 use crate::domain::names::ComponentName;
 use crate::domain::program::{
-    Health, Hooks, LongLived, Manifest, Match, MinServing, OnDrainTimeout, PlacementRule, Promote, RollbackOn, Route,
-    UpgradeRule,
+    Health, Hooks, Kind, LongLived, Manifest, Match, MinServing, OnDrainTimeout, PlacementRule, Promote, RollbackOn,
+    Route, SessionPolicy, Strategy, UpgradeRule,
 };
 
 const ROOT: Keys = Keys {
@@ -24,12 +24,13 @@ const ROOT: Keys = Keys {
         "placement",
         "process",
         "static",
+        "external",
         "health",
         "session",
         "upgrade",
         "components",
     ],
-    not_built: &["external"],
+    not_built: &[],
 };
 const MATCH: Keys = Keys { known: &["header", "value", "path"], not_built: &[] };
 const PLACEMENT: Keys = Keys { known: &["servers", "labels"], not_built: &[] };
@@ -51,8 +52,10 @@ const UPGRADE: Keys = Keys {
         "hold",
         "soak",
         "hooks",
+        "max_utilization",
+        "capacity_wait",
     ],
-    not_built: &["max_utilization"],
+    not_built: &[],
 };
 const HOOKS: Keys =
     Keys { known: &["before_ripple", "before_step", "after_step", "after_ripple", "timeout"], not_built: &[] };
@@ -86,6 +89,18 @@ pub fn read(reader: &mut Reader<'_>) -> Option<Manifest> {
     let upgrade = read_upgrade(reader, &root);
     let components = read_components(reader, &root);
     let (kind, request_timeout, body_limit) = kind?;
+    if matches!(kind, Kind::External(_)) && upgrade.strategy == Strategy::Overlap {
+        let place = root.place_of_key("upgrade");
+        let hint = Some("write strategy = \"quiesce\"".to_owned());
+        reader.error(&place, "an [external] program has no second instance to overlap with", hint);
+    }
+    if session.as_ref().is_some_and(|rule| rule.policy == SessionPolicy::Sticky)
+        && upgrade.strategy == Strategy::Overlap
+    {
+        let place = root.place_of_key("upgrade");
+        let hint = Some("write strategy = \"quiesce\", or policy = \"shared\"".to_owned());
+        reader.error(&place, "an overlap gives a sticky program's sessions no time to end", hint);
+    }
     Some(Manifest {
         name: name?,
         version: version?,
@@ -217,9 +232,7 @@ fn read_health<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> Health {
 
 fn read_upgrade<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> UpgradeRule {
     let section = reader.table(root, "upgrade", "[upgrade]", &UPGRADE);
-    if !reader.choice(&section, "strategy", true, &[("quiesce", true), ("overlap", false)]) {
-        not_built(reader, &section, "strategy", "\"quiesce\"");
-    }
+    let strategies = [("quiesce", Strategy::Quiesce), ("overlap", Strategy::Overlap)];
     let waits: RangeInclusive<Duration> = MS(0)..=DAY;
     let promotes = [("auto", Promote::Auto), ("manual", Promote::Manual)];
     let (on_timeout, long_lived) = (
@@ -227,6 +240,7 @@ fn read_upgrade<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> UpgradeRule 
         [("wait", LongLived::Wait), ("notify", LongLived::Notify)],
     );
     UpgradeRule {
+        strategy: reader.choice(&section, "strategy", Strategy::Quiesce, &strategies),
         batch: reader.number(&section, "batch", 1, 1..=BATCH_MAX),
         canary: reader.number(&section, "canary", 0, 0..=BATCH_MAX),
         promote: reader.choice(&section, "promote", Promote::Auto, &promotes),
@@ -236,6 +250,8 @@ fn read_upgrade<'t>(reader: &mut Reader<'t>, root: &Section<'t>) -> UpgradeRule 
         long_lived: reader.choice(&section, "long_lived", LongLived::Wait, &long_lived),
         long_lived_grace: reader.duration(&section, "long_lived_grace", MS(10_000), waits.clone()),
         hold: reader.duration(&section, "hold", MS(0), MS(0)..=HOUR),
+        max_utilization_milli: reader.fraction(&section, "max_utilization", 800, 1_000, 0.0..=1.0),
+        capacity_wait: reader.duration(&section, "capacity_wait", MS(600_000), waits.clone()),
         soak: reader.duration(&section, "soak", MS(10_000), waits),
         rollback_on: read_rollback_on(reader, &section),
         hooks: read_hooks(reader, &section),
@@ -293,10 +309,6 @@ fn read_min_serving(reader: &mut Reader<'_>, section: &Section<'_>) -> MinServin
         }
     }
     MinServing::Auto
-}
-
-fn not_built(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, only: &str) {
-    reader.wrong_value(section, key, "this value is not built yet", Some(format!("for now only {only} is taken")));
 }
 
 fn too_many(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, count: usize) {

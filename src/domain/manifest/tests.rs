@@ -150,18 +150,6 @@ fn a_component_is_named_once_and_well() {
 }
 
 #[test]
-fn a_key_that_is_not_built_yet_is_refused_and_never_ignored() {
-    for end in [
-        "[external]\nurl = 'http://127.0.0.1:3000'",
-        "[upgrade]\nstrategy = 'overlap'",
-        "[upgrade]\nmax_utilization = 0.8",
-    ] {
-        let told = errors(&with("", end));
-        assert!(told.contains("not built yet"), "{end}: {told}");
-    }
-}
-
-#[test]
 fn a_wrong_type_or_range_is_refused_with_its_place() {
     for (end, expected) in [
         (
@@ -208,6 +196,10 @@ fn a_wrong_type_or_range_is_refused_with_its_place() {
         ("[session]\npolicy = 'sticky'\ncookie = 'neap_shop'", "neap's own cookie"),
         ("[session]\npolicy = 'shared'\nidle = '1ms'", "out of range"),
         ("[session]\npolicy = 'sticky'\ndeadline = '2 days'", "deadline"),
+        (
+            "[session]\npolicy = 'sticky'\n[upgrade]\nstrategy = 'overlap'",
+            "an overlap gives a sticky program's sessions no time to end",
+        ),
         ("[session]\npolicy = 'sticky'\ncookies = 'sid'", "did you mean \"cookie\"?"),
         ("[static]\nroot='.'", "both [process] and [static]"),
         ("health = 1", "unknown key \"health\" in [process]"),
@@ -220,9 +212,12 @@ fn a_wrong_type_or_range_is_refused_with_its_place() {
 #[test]
 fn a_manifest_without_what_it_needs_is_refused() {
     let told = errors("");
-    for expected in
-        ["\"name\" is missing", "\"version\" is missing", "no route and no match", "neither [process] nor [static]"]
-    {
+    for expected in [
+        "\"name\" is missing",
+        "\"version\" is missing",
+        "no route and no match",
+        "neither [process], [static] nor [external]",
+    ] {
         assert!(told.contains(expected), "{told}");
     }
     assert!(errors(&SMALL.replace("[\"*/shop\"]", "[]")).contains("no route and no match"));
@@ -309,6 +304,30 @@ fn hooks_are_argvs_and_a_mistake_in_one_names_its_place() {
     ] {
         let told = errors(&with("", &format!("[upgrade.hooks]\n{line}")));
         assert!(told.contains(expected), "{line}: {told}");
+    }
+}
+
+fn external(lines: &str) -> String {
+    format!("name = 'shop'\nversion = '1'\nroutes = ['*/']\n[external]\n{lines}\n")
+}
+
+#[test]
+fn an_external_program_is_an_address_and_commands() {
+    let text =
+        external("url = 'http://localhost:3000'\nupgrade = ['systemctl', 'restart', 'shop']\nstop = ['x', '{dir}']");
+    let Kind::External(read) = parse("program.toml", &text).unwrap().kind else { panic!("not external") };
+    assert_eq!((read.addr.to_string(), read.upgrade.len(), read.stop.len()), ("127.0.0.1:3000".to_owned(), 3, 2));
+    let upgrade = "upgrade = ['x']";
+    for (lines, expected) in [
+        (format!("url = 'https://127.0.0.1:3'\n{upgrade}"), "is not http://ADDRESS:PORT"),
+        (format!("url = 'http://shop:3000'\n{upgrade}"), "is not http://ADDRESS:PORT"),
+        (upgrade.to_owned(), "\"url\" in [external]: it is missing"),
+        ("url = 'http://127.0.0.1:3000'".to_owned(), "no command that brings a version"),
+        (format!("url = 'http://127.0.0.1:3000'\n{upgrade}\n[upgrade]\nstrategy = 'overlap'"), "no second instance"),
+        (format!("url = 'http://127.0.0.1:3000'\n{upgrade}\n[static]\nroot = '.'"), "both [static] and [external]"),
+    ] {
+        let told = errors(&external(&lines));
+        assert!(told.contains(expected), "{lines}: {told}");
     }
 }
 

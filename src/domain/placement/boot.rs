@@ -11,6 +11,12 @@ impl Placement {
             self.become_state(State::Upgrading);
             return self.resume_upgrade();
         }
+        if self.state == State::Overlapping {
+            return self.boot_overlap();
+        }
+        if self.state == State::Quiescing && self.operation.as_ref().is_some_and(|held| !held.leased) {
+            return self.stay_drained();
+        }
         let failure = self.failure.take();
         self.end(Outcome::Lost);
         match self.release.clone() {
@@ -27,10 +33,33 @@ impl Placement {
         }
     }
 
+    /// A drain that a person ordered outlives its server: the program starts, and its gate stays closed until it is
+    /// resumed (protocol P8).
+    fn stay_drained(&mut self) -> Vec<Effect> {
+        self.boot.allowed = true;
+        self.become_state(State::Quiescing);
+        let close = Effect::CloseGate(self.generation);
+        let Some(operation) = self.operation.as_mut().filter(|held| held.was != State::Failed) else {
+            return vec![close];
+        };
+        match self.release.clone() {
+            Some(release) => {
+                operation.was = State::Closed;
+                vec![close, Effect::Start(release)]
+            }
+            None => vec![close],
+        }
+    }
+
     fn resume_upgrade(&mut self) -> Vec<Effect> {
         let Some(operation) = &self.operation else { return Vec::new() };
+        if let (Phase::Working, Some(set)) = (operation.phase, &operation.set) {
+            return vec![Effect::Await(set.clone())];
+        }
         let release = match operation.phase {
-            Phase::Quiescing | Phase::Stopping | Phase::StoppingNew => None,
+            Phase::Quiescing | Phase::Stopping | Phase::Working | Phase::StoppingNew => None,
+            // Of an overlap, which is no upgrade of this kind.
+            Phase::Beside | Phase::Switched | Phase::StoppingOld => operation.to.clone(),
             Phase::Starting => operation.to.clone(),
             Phase::TakingBack => operation.from.clone(),
         };

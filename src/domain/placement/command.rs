@@ -32,6 +32,11 @@ pub enum Order {
     Open,
     /// Replace the drained version. `force`: cut what is left, first.
     Upgrade { to: Release, desired: Desired, force: bool },
+    /// The same, of one member of a set, whose work comes between the stop and the start. Obeyed by all members in one
+    /// step, or by none (protocol P15).
+    Together { to: Release, desired: Desired, force: bool, set: OperationId },
+    /// Start the version beside the one that serves, switch to it when it is well, then drain and stop the old one.
+    Overlap { to: Release, desired: Desired },
     /// Take the drained program away.
     Remove { desired: Desired, force: bool },
 }
@@ -52,6 +57,22 @@ pub enum Refusal {
     Busy { under_way: OperationId },
     #[error("{active} active requests and {orphans} orphans are left")]
     NotDrained { active: u64, orphans: u64 },
+}
+
+impl Order {
+    /// Whether what is left of a drain is cut.
+    pub fn is_forced(&self) -> bool {
+        matches!(self, Self::Upgrade { force: true, .. } | Self::Remove { force: true, .. })
+            || matches!(self, Self::Together { force: true, .. })
+    }
+
+    /// What is to run after it.
+    pub fn to(&self) -> Option<&Release> {
+        match self {
+            Self::Upgrade { to, .. } | Self::Overlap { to, .. } | Self::Together { to, .. } => Some(to),
+            Self::Quiesce { .. } | Self::Migrate | Self::Reopen | Self::Open | Self::Remove { .. } => None,
+        }
+    }
 }
 
 impl Placement {
@@ -81,7 +102,17 @@ impl Placement {
             Order::Open => self.reconcile(),
             Order::Migrate => self.migrate(command),
             Order::Upgrade { to, desired, force } => self.upgrade(command, Some(to), desired, *force, here, freeze),
+            Order::Overlap { to, desired } => self.overlap(command, to, desired, here),
             Order::Remove { desired, force } => self.upgrade(command, None, desired, *force, here, freeze),
+            // A set closes its members' gates first: there are no first installs in it.
+            Order::Together { .. } if self.state == State::Absent => Err(Refusal::WrongState { state: self.state }),
+            Order::Together { to, desired, force, set } => {
+                let effects = self.upgrade(command, Some(to), desired, *force, here, freeze)?;
+                if let Some(operation) = &mut self.operation {
+                    operation.set = Some(set.clone());
+                }
+                Ok(effects)
+            }
             Order::Reopen => Ok(Vec::new()),
         }
     }
@@ -93,8 +124,9 @@ impl Placement {
         }
         let Some(operation) = self.operation.as_ref().filter(|held| held.id == command.operation) else { return false };
         match command.order {
-            Order::Quiesce { .. } => command.expected == operation.expected,
-            Order::Upgrade { .. } | Order::Remove { .. } => {
+            Order::Quiesce { .. } | Order::Overlap { .. } => command.expected == operation.expected,
+            Order::Upgrade { .. } if self.state == State::Overlapping => operation.phase == Phase::StoppingOld,
+            Order::Upgrade { .. } | Order::Remove { .. } | Order::Together { .. } => {
                 // A first install is ordered at the generation itself, all else at the one that its quiesce made.
                 // With sessions to wait for, the gate has closed a generation later.
                 let quiesced = operation.expected.next();
@@ -109,7 +141,7 @@ impl Placement {
     fn quiesce(&mut self, command: &Command, leased: bool, here: &Here<'_>) -> Result<Vec<Effect>, Refusal> {
         match self.state {
             State::Absent | State::Closed | State::Open | State::Failed => {}
-            State::Quiescing | State::Upgrading => return Err(self.busy()),
+            State::Quiescing | State::Upgrading | State::Overlapping => return Err(self.busy()),
         }
         let operation = Operation::quiesce(command, leased, self);
         let sticky = here.sticky.filter(|_| self.state == State::Open);
@@ -142,6 +174,11 @@ impl Placement {
         let ours = |operation: &Operation| operation.expected == command.expected;
         match self.state {
             State::Quiescing if self.operation.as_ref().is_some_and(ours) => self.back(Outcome::Reopened),
+            State::Overlapping if self.operation.as_ref().is_some_and(ours) => match self.overlap_phase() {
+                Some(Phase::Beside) => self.take_away(Outcome::Reopened),
+                // After the switch the server finishes by itself.
+                _ => Vec::new(),
+            },
             State::Open if self.generation == command.expected => {
                 self.become_state(State::Open);
                 vec![Effect::OpenGate(self.generation)]
@@ -189,7 +226,8 @@ impl Placement {
             // A first install: there is no gate to close.
             (State::Absent, _) => Operation::quiesce(command, false, self),
             (State::Quiescing, Some(held)) if held.id == command.operation => held.clone(),
-            (State::Quiescing | State::Upgrading, Some(_)) => return Err(self.busy()),
+            (State::Overlapping, Some(held)) if held.id == command.operation && force => return self.force_old(freeze),
+            (State::Quiescing | State::Upgrading | State::Overlapping, Some(_)) => return Err(self.busy()),
             (state, _) => return Err(Refusal::WrongState { state }),
         };
         // By force also while sessions are left, which then go on elsewhere.
@@ -207,7 +245,7 @@ impl Placement {
         Ok(if knows { vec![Effect::MigrateSessions, Effect::Stop] } else { vec![Effect::Stop] })
     }
 
-    fn busy(&self) -> Refusal {
+    pub(super) fn busy(&self) -> Refusal {
         match &self.operation {
             Some(operation) => Refusal::Busy { under_way: operation.id.clone() },
             None => Refusal::WrongState { state: self.state },
@@ -216,7 +254,7 @@ impl Placement {
 }
 
 impl Operation {
-    fn quiesce(command: &Command, leased: bool, placement: &Placement) -> Self {
+    pub(super) fn quiesce(command: &Command, leased: bool, placement: &Placement) -> Self {
         Self {
             id: command.operation.clone(),
             expected: command.expected,
@@ -227,6 +265,9 @@ impl Operation {
             from: placement.release.clone(),
             to: None,
             reason: placement.failure.clone(),
+            desired: None,
+            back: None,
+            set: None,
         }
     }
 }

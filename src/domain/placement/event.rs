@@ -7,12 +7,16 @@ use crate::domain::names::{Generation, OperationId, Release, Term};
 /// Something that happened on the server.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Event {
-    /// No process of any instance of this placement is left.
+    /// No process of any instance of this placement is left; of an overlap: of the one that was to go.
     Stopped,
     /// The instance that was to start takes requests and is healthy.
     Started,
+    /// The work of its set has ended; or why it failed (protocol P15).
+    Worked(Result<(), String>),
     /// It does not and will not; it may still be a process.
     StartFailed(String),
+    /// Of an overlap: the instance that was switched away from has no request left.
+    OldDrained,
     /// Management's word that it still wants the quiesce (protocol P8).
     Renewed { term: Term, operation: OperationId, generation: Generation },
     /// Management's word that a booted placement stays closed for now (protocol P13).
@@ -32,8 +36,18 @@ pub enum Effect {
     MigrateSessions,
     /// Mark every instance of the placement stopping, on disk; then stop it.
     Stop,
+    /// Start an instance of this release beside the one that serves, then probe it.
+    StartBeside(Release),
+    /// Open the new instance's gate, point to it, close the old one's, in that order.
+    Switch(Generation),
+    /// Stop the instance that was started beside; it is marked taken back.
+    StopBeside,
+    /// Stop the instance that was switched away from; it is marked stopping.
+    StopOld,
     /// Adopt the living instance of this release that is not marked stopping, or start one; then probe it.
     Start(Release),
+    /// Tell the set that this member has stopped, and wait for its work to end (protocol P15).
+    Await(OperationId),
     /// Tell management.
     Report,
 }
@@ -44,6 +58,8 @@ impl Placement {
         match event {
             Event::Stopped => self.stopped(),
             Event::Started => self.started(),
+            Event::OldDrained => self.old_is_drained(),
+            Event::Worked(result) => self.worked(result),
             Event::StartFailed(reason) => self.start_failed(reason),
             Event::Renewed { term, operation, generation } => self.renewed(term, operation, *generation, here),
             Event::KeptClosed { until } => {
@@ -62,6 +78,13 @@ impl Placement {
     }
 
     fn stopped(&mut self) -> Vec<Effect> {
+        if let Some(phase) = self.overlap_phase() {
+            return self.overlap_stopped(phase);
+        }
+        if let (Some(Phase::Stopping), Some(set)) = (self.phase(), self.set()) {
+            self.set_phase(Phase::Working);
+            return vec![Effect::Await(set)];
+        }
         let next = match (self.phase(), &self.operation) {
             (Some(Phase::Stopping), Some(operation)) => (Phase::Starting, operation.to.clone()),
             (Some(Phase::StoppingNew), Some(operation)) => (Phase::TakingBack, operation.from.clone()),
@@ -80,7 +103,39 @@ impl Placement {
         }
     }
 
+    fn set(&self) -> Option<OperationId> {
+        self.operation.as_ref()?.set.clone()
+    }
+
+    /// Work that failed may have been done in part: the version starts again with whatever is there.
+    fn worked(&mut self, result: &Result<(), String>) -> Vec<Effect> {
+        if self.phase() != Some(Phase::Working) {
+            return Vec::new();
+        }
+        let Some(operation) = &mut self.operation else { return Vec::new() };
+        let (phase, release) = match result {
+            Ok(()) => (Phase::Starting, operation.to.clone()),
+            Err(_) => (Phase::TakingBack, operation.from.clone()),
+        };
+        operation.reason = result.as_ref().err().cloned().or(operation.reason.take());
+        self.set_phase(phase);
+        match release {
+            Some(release) => vec![Effect::Start(release)],
+            None => {
+                let reason = self.reason();
+                self.finish(State::Failed, None, Outcome::Failed(reason))
+            }
+        }
+    }
+
     fn started(&mut self) -> Vec<Effect> {
+        match self.overlap_phase() {
+            Some(Phase::Beside) => return self.switch(),
+            // Found again after the server's death, or started again after its own.
+            Some(Phase::Switched) => return vec![Effect::OpenGate(self.generation)],
+            Some(_) => return Vec::new(),
+            None => {}
+        }
         match (self.phase(), &self.operation) {
             (Some(Phase::Starting), Some(operation)) => {
                 let to = operation.to.clone();
@@ -103,6 +158,9 @@ impl Placement {
     }
 
     fn start_failed(&mut self, reason: &str) -> Vec<Effect> {
+        if self.overlap_phase() == Some(Phase::Beside) {
+            return self.take_away(Outcome::TakenBack(reason.to_owned()));
+        }
         match self.phase() {
             Some(Phase::Starting) => {
                 self.set_phase(Phase::StoppingNew);
@@ -139,7 +197,7 @@ impl Placement {
     }
 
     /// Ends an upgrade. The end is a transition, failed or not.
-    fn finish(&mut self, state: State, release: Option<Release>, outcome: Outcome) -> Vec<Effect> {
+    pub(super) fn finish(&mut self, state: State, release: Option<Release>, outcome: Outcome) -> Vec<Effect> {
         let failure = match &outcome {
             Outcome::Failed(reason) => Some(reason.clone()),
             _ => None,
@@ -154,7 +212,7 @@ impl Placement {
         }
     }
 
-    fn set_phase(&mut self, phase: Phase) {
+    pub(super) fn set_phase(&mut self, phase: Phase) {
         if let Some(operation) = &mut self.operation {
             operation.phase = phase;
         }
@@ -165,7 +223,7 @@ impl Placement {
     }
 
     fn renewed(&mut self, term: &Term, id: &OperationId, generation: Generation, here: &Here<'_>) -> Vec<Effect> {
-        let matches = self.state == State::Quiescing
+        let matches = matches!(self.state, State::Quiescing | State::Overlapping)
             && self.generation == generation
             && self.operation.as_ref().is_some_and(|held| held.id == *id && held.term <= *term);
         if matches && self.lease_until.is_some() {
@@ -186,6 +244,9 @@ impl Placement {
         let now = here.now;
         let none_left = here.sticky.is_none_or(|sticky| sticky.over);
         match self.state {
+            State::Overlapping if self.lease_until.is_some_and(|until| until <= now) => {
+                self.take_away(Outcome::LeaseExpired)
+            }
             State::Quiescing if self.lease_until.is_some_and(|until| until <= now) => self.back(Outcome::LeaseExpired),
             State::Quiescing if self.known_until.is_some_and(|until| none_left || until <= now) => self.close_known(),
             State::Closed if self.boot.closed_until.is_some_and(|until| until <= now) => self.may_open(),

@@ -5,11 +5,14 @@
 mod boot;
 mod command;
 mod event;
+mod overlap;
 #[cfg(test)]
 mod tests;
+mod together;
 
 pub use command::{Command, Order, Refusal};
 pub use event::{Effect, Event};
+pub use together::{LINES_KEPT, Work, Worked};
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -30,8 +33,17 @@ pub enum State {
     Open,
     Quiescing,
     Upgrading,
+    /// Two instances: one takes requests, and the other comes or goes (protocol P14).
+    Overlapping,
     /// Neither the new version nor the old one would run.
     Failed,
+}
+
+impl State {
+    /// Whether the gate is open.
+    pub fn takes_requests(self) -> bool {
+        matches!(self, Self::Open | Self::Overlapping)
+    }
 }
 
 /// What management wants here, with the stamp that orders it (protocol P13).
@@ -55,12 +67,20 @@ pub enum Phase {
     Quiescing,
     /// The old instance is marked stopping: it is never adopted again, only stopped.
     Stopping,
+    /// The old instance is gone; nothing starts before the set's work is done (protocol P15).
+    Working,
     /// The old instance is gone, the new one starts.
     Starting,
     /// The new instance failed and is marked taken back: it is only stopped.
     StoppingNew,
     /// The old version starts again.
     TakingBack,
+    /// Of an overlap: the new instance starts beside the old one, which serves.
+    Beside,
+    /// The new instance serves; the old one drains.
+    Switched,
+    /// The old instance is marked stopping.
+    StoppingOld,
 }
 
 /// What is being done to a placement.
@@ -79,6 +99,15 @@ pub struct Operation {
     pub to: Option<Release>,
     /// Why the new version was taken back.
     pub reason: Option<String>,
+    /// Of an overlap before its switch: what is to be wanted after it.
+    #[serde(default)]
+    pub desired: Option<Desired>,
+    /// Of an overlap that is taken away: how it ends.
+    #[serde(default)]
+    pub back: Option<Outcome>,
+    /// The set that it is a member of (protocol P15).
+    #[serde(default)]
+    pub set: Option<OperationId>,
 }
 
 /// How the last operation here ended.

@@ -220,6 +220,94 @@ fn a_first_install_needs_no_quiesce_and_a_removal_leaves_a_higher_generation() {
     assert_eq!((stands(&placement), placement.release), ((State::Absent, 5), None));
 }
 
+fn overlap(expected: u64) -> Command {
+    let desired = Desired { release: Some(release(2)), stamp: Stamp { term: term(), revision: Revision(1) } };
+    command("o1", expected, Order::Overlap { to: release(2), desired })
+}
+
+fn beside() -> Placement {
+    let mut placement = open();
+    let effects = tell(&mut placement, &overlap(5)).unwrap();
+    assert_eq!(effects, vec![Effect::OpenGate(Generation(6)), Effect::StartBeside(release(2))]);
+    placement
+}
+
+fn switched() -> Placement {
+    let mut placement = beside();
+    assert_eq!(happens(&mut placement, &Event::Started, 0), vec![Effect::Switch(Generation(7))]);
+    placement
+}
+
+#[test]
+fn an_overlap_switches_when_the_new_instance_is_well_and_ends_when_the_old_one_is_gone() {
+    let mut placement = switched();
+    assert_eq!((stands(&placement), &placement.release), ((State::Overlapping, 7), &Some(release(2))));
+    assert!(placement.state.takes_requests());
+    assert_eq!(happens(&mut placement, &Event::OldDrained, 0), vec![Effect::StopOld]);
+    let effects = happens(&mut placement, &Event::Stopped, 0);
+    assert_eq!(effects, vec![Effect::OpenGate(Generation(8)), Effect::Report]);
+    assert_eq!(placement.ended.map(|ended| ended.outcome), Some(Outcome::Upgraded));
+}
+
+#[test]
+fn what_ends_an_overlap_before_its_switch_leaves_no_trace_of_it() {
+    type End = fn(&mut Placement) -> Vec<Effect>;
+    let ways: [(End, Outcome); 3] = [
+        (|placement| tell(placement, &command("o1", 5, Order::Reopen)).unwrap(), Outcome::Reopened),
+        (|placement| happens(placement, &Event::Tick, 60_000), Outcome::LeaseExpired),
+        (|placement| happens(placement, &Event::StartFailed("no".into()), 0), Outcome::TakenBack("no".into())),
+    ];
+    for (end, outcome) in ways {
+        let mut placement = beside();
+        assert_eq!(end(&mut placement), vec![Effect::StopBeside]);
+        assert!(placement.state.takes_requests());
+        happens(&mut placement, &Event::Stopped, 0);
+        assert_eq!(placement.ended.map(|ended| ended.outcome), Some(outcome));
+        assert_eq!((placement.state, placement.release, placement.desired), (State::Open, Some(release(1)), None));
+    }
+}
+
+#[test]
+fn after_the_switch_neither_an_abort_nor_a_lease_takes_it_back_and_a_forced_end_waits_for_the_cut() {
+    let mut placement = switched();
+    assert_eq!(tell(&mut placement, &command("o1", 5, Order::Reopen)), Ok(vec![]));
+    assert_eq!(happens(&mut placement, &Event::Tick, 90_000), vec![]);
+    let busy = Err(NotDrained { open: false, active: 1 });
+    let refused = tell_with(&mut placement, &upgrade(7, true), 0, busy);
+    assert_eq!(refused, Err(Refusal::NotDrained { active: 1, orphans: 0 }));
+    assert_eq!(tell(&mut placement, &upgrade(7, true)), Ok(vec![Effect::StopOld]));
+    assert_eq!(tell(&mut placement, &upgrade(7, true)), Ok(vec![]), "a repeat");
+}
+
+#[test]
+fn an_overlap_is_repeated_and_refused_as_any_command_and_only_what_is_open_overlaps() {
+    let mut placement = beside();
+    assert_eq!(tell(&mut placement, &overlap(5)), Ok(vec![]));
+    let other = command("o2", 6, Order::Quiesce { leased: true });
+    assert!(matches!(tell(&mut placement, &other), Err(Refusal::Busy { .. })));
+    let mut closed = open();
+    closed.state = State::Closed;
+    assert!(matches!(tell(&mut closed, &overlap(5)), Err(Refusal::WrongState { .. })));
+}
+
+#[test]
+fn a_boot_before_the_switch_is_on_the_old_version_and_one_after_it_on_the_new() {
+    let mut placement = beside();
+    assert_eq!(placement.boot(5_000), vec![Effect::CloseGate(Generation(7)), Effect::Start(release(1))]);
+    assert_eq!((placement.state, placement.operation.is_none()), (State::Closed, true));
+    for marked in [false, true] {
+        let mut placement = switched();
+        if marked {
+            happens(&mut placement, &Event::OldDrained, 0);
+        }
+        assert_eq!(placement.boot(5_000), vec![Effect::CloseGate(Generation(8)), Effect::Start(release(2))]);
+        assert_eq!(happens(&mut placement, &Event::Started, 0), vec![Effect::OpenGate(Generation(8))]);
+        assert_eq!(happens(&mut placement, &Event::OldDrained, 0), vec![Effect::StopOld]);
+        happens(&mut placement, &Event::Stopped, 0);
+        assert_eq!((placement.state, placement.release), (State::Open, Some(release(2))));
+    }
+}
+
 fn sticky(over: bool) -> Here<'static> {
     let run = Box::leak(Box::new(run()));
     Here { run, now: 0, lease: LEASE, orphans: 0, sticky: Some(Sticky { deadline: LEASE / 2, over }) }

@@ -9,8 +9,8 @@ use super::plan::RippleKind;
 use super::step::{self, Moved};
 use super::wait::{Reason, Wait};
 use super::{Asked, Ripple, RippleState, StepPhase};
-use crate::domain::names::{OperationId, ProgramName, Release, Revision, ServerName, Term};
-use crate::domain::placement::{Command, Millis, Stamp};
+use crate::domain::names::{OperationId, ProgramName, Release, Revision, RippleId, ServerName, Term};
+use crate::domain::placement::{Command, Millis, Stamp, Work};
 use crate::domain::server_list::ServerList;
 
 /// A message that should reach a server. Sent again until its answer has changed what is known, so all are idempotent.
@@ -42,6 +42,27 @@ pub enum Send {
         program: ProgramName,
         command: Command,
     },
+    /// One order for all members of a set (protocol P15).
+    Together {
+        server: ServerName,
+        set: RippleId,
+        operation: OperationId,
+        members: Vec<Member>,
+        work: Work,
+    },
+    /// "How has the work of a set ended?"
+    Worked {
+        server: ServerName,
+        set: RippleId,
+        operation: OperationId,
+    },
+}
+
+/// One program's part of an order to a set.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Member {
+    pub program: ProgramName,
+    pub command: Command,
 }
 
 /// Makes ids and stamps that no other leadership makes.
@@ -84,7 +105,7 @@ pub fn advance(ripple: &mut Ripple, list: &mut ServerList, mint: &mut Mint, now:
     let mut places = places(ripple, list);
     for index in 0..ripple.steps.len() {
         let begun = ripple.steps[index] != StepPhase::Pending;
-        let may = !begun && places > 0 && goes_on(ripple) && is_up(ripple, list, index);
+        let may = !begun && places > 0 && goes_on(ripple) && may_take_part(ripple, list, index);
         let may_begin = may && held.is_none() && canary::hold(ripple).is_none();
         if ripple.steps[index].is_over() || !(begun || may_begin) {
             sends.extend(prepare_ahead(ripple, list, index));
@@ -105,12 +126,26 @@ pub fn advance(ripple: &mut Ripple, list: &mut ServerList, mint: &mut Mint, now:
         let has_begun = !begun && ripple.steps[index] != StepPhase::Pending && !ripple.steps[index].is_over();
         places -= usize::from(has_begun);
     }
+    pause_for_want_of_room(ripple, now);
     if let Some(wait) = held {
         ripple.wait.get_or_insert(wait);
     }
     conclude(ripple, list, mint, now);
     sends.extend(hooks::sends(ripple));
     sends
+}
+
+/// A ripple that has waited for room long enough pauses, and says why.
+fn pause_for_want_of_room(ripple: &mut Ripple, now: Millis) {
+    match &ripple.wait {
+        Some(Wait { reason: reason @ Reason::Capacity { .. }, until: Some(until), .. }) => {
+            if *until <= now && ripple.asked == Asked::Nothing {
+                (ripple.asked, ripple.paused_by) = (Asked::Pause, Some(reason.to_string()));
+                (ripple.short_since, ripple.wait) = (None, None);
+            }
+        }
+        _ => ripple.short_since = None,
+    }
 }
 
 /// How many more steps may be under way at a time. A step takes its place in the one decision in which its gate may
@@ -128,6 +163,11 @@ fn is_up(ripple: &Ripple, list: &ServerList, index: usize) -> bool {
     list.servers.get(&ripple.plan.steps[index].server).is_some_and(|server| server.up)
 }
 
+/// A server that a person has drained takes no part; catching up does its step when it is resumed.
+fn may_take_part(ripple: &Ripple, list: &ServerList, index: usize) -> bool {
+    list.servers.get(&ripple.plan.steps[index].server).is_some_and(|server| server.up && !server.drained)
+}
+
 /// Whether new steps may begin.
 fn goes_on(ripple: &Ripple) -> bool {
     let failed = ripple.steps.iter().any(|step| matches!(step, StepPhase::Failed { .. }));
@@ -136,7 +176,7 @@ fn goes_on(ripple: &Ripple) -> bool {
 }
 
 /// A server may fetch and prepare the release before its turn: its gate stays as it is.
-fn prepare_ahead(ripple: &Ripple, list: &ServerList, index: usize) -> Option<Send> {
+pub(super) fn prepare_ahead(ripple: &Ripple, list: &ServerList, index: usize) -> Option<Send> {
     let server = &ripple.plan.steps[index].server;
     let wants = ripple.steps[index] == StepPhase::Pending && goes_on(ripple) && !ripple.prepared.contains(server);
     let sealed = is_up(ripple, list, index) && list.servers.get(server).is_some_and(|server| server.sealed.is_some());
@@ -146,15 +186,12 @@ fn prepare_ahead(ripple: &Ripple, list: &ServerList, index: usize) -> Option<Sen
 
 /// Ends the ripple when nothing is left to do, or says what it waits for.
 fn conclude(ripple: &mut Ripple, list: &mut ServerList, mint: &mut Mint, now: Millis) {
-    let failure = ripple.steps.iter().find_map(|step| match step {
-        StepPhase::Failed { reason } => Some(reason.clone()),
-        _ => None,
-    });
-    let failure = failure.or_else(|| hooks::before_ripple_failed(ripple));
-    let stops = failure.is_some() || ripple.asked == Asked::Abort;
+    let stops = stops(ripple);
     if !stops && ripple.asked == Asked::Pause {
         ripple.state = RippleState::Paused;
-        ripple.wait.get_or_insert(Wait { server: None, reason: Reason::Paused, until: None });
+        let itself = |why: &String| Reason::PausedItself { why: why.clone() };
+        let reason = ripple.paused_by.as_ref().map_or(Reason::Paused, itself);
+        ripple.wait.get_or_insert(Wait { server: None, reason, until: None });
         return;
     }
     ripple.state = RippleState::Running;
@@ -167,24 +204,57 @@ fn conclude(ripple: &mut Ripple, list: &mut ServerList, mint: &mut Mint, now: Mi
         ripple.wait.get_or_insert(Wait { server: None, reason, until: None });
         return;
     }
+    match left(ripple, list, now) {
+        Some(wait) => {
+            ripple.wait.get_or_insert(wait);
+        }
+        None => finish(ripple, list, mint),
+    }
+}
+
+/// No new step begins any more.
+fn stops(ripple: &Ripple) -> bool {
+    ripple.asked == Asked::Abort || failure(ripple).is_some()
+}
+
+fn failure(ripple: &Ripple) -> Option<String> {
+    let failed = ripple.steps.iter().find_map(|step| match step {
+        StepPhase::Failed { reason } => Some(reason.clone()),
+        _ => None,
+    });
+    failed.or_else(|| hooks::before_ripple_failed(ripple))
+}
+
+/// What keeps a ripple from ending; `None`: nothing is left to do.
+pub(super) fn left(ripple: &Ripple, list: &ServerList, now: Millis) -> Option<Wait> {
+    let stops = stops(ripple);
     let silent = |name: &ServerName, patience: Millis| {
         list.servers.get(name).is_none_or(|server| !server.up && server.heard_at + patience <= now)
     };
     let down = |name: &ServerName| list.servers.get(name).is_none_or(|server| !server.up);
-    // What runs when the last old instance has stopped waits for servers that are down, for they may have one.
+    let drained = |name: &ServerName| list.servers.get(name).is_some_and(|server| server.drained);
+    // What runs when the last old instance has stopped waits for servers that are down or drained, for they may have one.
     let leaves_none_out = !stops && ripple.plan.policy.hooks.contains(&hooks::Hook::AfterRipple);
-    let waits = |index: usize| match &ripple.steps[index] {
+    let waits = |index: &usize| match &ripple.steps[*index] {
         step if step.is_over() => false,
         _ if leaves_none_out => true,
-        StepPhase::Pending => !stops && !silent(&ripple.plan.steps[index].server, BEGIN_PATIENCE_MS),
-        _ => !silent(&ripple.plan.steps[index].server, DOWN_PATIENCE_MS),
+        StepPhase::Pending if drained(&ripple.plan.steps[*index].server) => false,
+        StepPhase::Pending => !stops && !silent(&ripple.plan.steps[*index].server, BEGIN_PATIENCE_MS),
+        _ => !silent(&ripple.plan.steps[*index].server, DOWN_PATIENCE_MS),
     };
-    if let Some(index) = (0..ripple.steps.len()).find(|&index| waits(index)) {
-        let server = ripple.plan.steps[index].server.clone();
-        let reason = if down(&server) { Reason::ServerDown } else { Reason::Sealing };
-        ripple.wait.get_or_insert(Wait { server: Some(server), reason, until: None });
-        return;
-    }
+    let index = (0..ripple.steps.len()).find(waits)?;
+    let server = ripple.plan.steps[index].server.clone();
+    let reason = match (down(&server), drained(&server)) {
+        (true, _) => Reason::ServerDown,
+        (false, true) => Reason::Drained,
+        (false, false) => Reason::Sealing,
+    };
+    Some(Wait { server: Some(server), reason, until: None })
+}
+
+/// Ends a ripple of which nothing is left to do, but for its last hook.
+pub(super) fn finish(ripple: &mut Ripple, list: &mut ServerList, mint: &mut Mint) {
+    let (failure, stops) = (failure(ripple), stops(ripple));
     if stops {
         for index in unfinished(&ripple.steps) {
             step::want_again(ripple, index, list, mint);
@@ -205,11 +275,14 @@ fn unfinished(steps: &[StepPhase]) -> Vec<usize> {
 }
 
 fn end(ripple: &mut Ripple, failure: Option<String>, list: &ServerList) {
-    let down = |name: &ServerName| list.servers.get(name).is_none_or(|server| !server.up);
+    let why = |name: &ServerName| match list.servers.get(name) {
+        Some(server) if server.up && server.drained => "the server is drained",
+        Some(server) if server.up => "the ripple ended before it",
+        _ => "the server is down",
+    };
     for (step, planned) in ripple.steps.iter_mut().zip(&ripple.plan.steps) {
         if !step.is_over() {
-            let reason = if down(&planned.server) { "the server is down" } else { "the ripple ended before it" };
-            *step = StepPhase::Skipped { reason: reason.to_owned() };
+            *step = StepPhase::Skipped { reason: why(&planned.server).to_owned() };
         }
     }
     ripple.wait = None;

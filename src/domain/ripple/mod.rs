@@ -7,6 +7,9 @@ pub mod judge;
 pub mod machine;
 pub mod plan;
 pub mod safety;
+#[cfg(test)]
+mod session_tests;
+pub mod set;
 pub mod soak;
 mod step;
 pub mod undo;
@@ -59,8 +62,16 @@ pub enum StepPhase {
     Upgrading {
         operation: OperationId,
     },
-    Soaking {
+    /// An overlap was ordered: under this id, at this generation.
+    Overlapping {
+        operation: OperationId,
+        expected: Generation,
+        /// When the new version was first seen to serve, by this run of management.
         #[serde(skip)]
+        switched_at: Option<Millis>,
+    },
+    Soaking {
+        #[serde(default)]
         soak: Soak,
     },
     Done,
@@ -80,7 +91,9 @@ impl StepPhase {
     /// The operation that the step has ordered and not seen the end of.
     pub fn operation(&self) -> Option<&OperationId> {
         match self {
-            Self::Quiescing { operation, .. } | Self::Upgrading { operation, .. } => Some(operation),
+            Self::Quiescing { operation, .. }
+            | Self::Upgrading { operation, .. }
+            | Self::Overlapping { operation, .. } => Some(operation),
             _ => None,
         }
     }
@@ -121,6 +134,12 @@ pub struct Ripple {
     pub migrates: bool,
     /// Why it failed or was aborted.
     pub reason: Option<String>,
+    /// Why it has paused itself.
+    #[serde(default)]
+    pub paused_by: Option<String>,
+    /// Since when no gate may close for want of room; of this run of management.
+    #[serde(skip)]
+    pub short_since: Option<Millis>,
     /// What it waits for now.
     #[serde(skip)]
     pub wait: Option<wait::Wait>,
@@ -141,6 +160,8 @@ impl Ripple {
             undoes_itself: false,
             migrates: false,
             reason: None,
+            paused_by: None,
+            short_since: None,
             wait: None,
         }
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{hooks, safety};
 use crate::domain::names::{ProgramName, Release, RippleId, ServerName};
-use crate::domain::program::{Hooks, LongLived, MinServing, OnDrainTimeout, Promote, RollbackOn};
+use crate::domain::program::{Hooks, LongLived, MinServing, OnDrainTimeout, Promote, RollbackOn, Strategy};
 use crate::domain::server_list::ServerList;
 
 /// Why a ripple runs.
@@ -23,6 +23,8 @@ pub enum RippleKind {
     CatchUp,
     /// The program is taken away.
     Remove,
+    /// Leaves service for as long as another program of its server is upgraded.
+    Aside,
     /// Every server that another ripple touched goes back to what was desired there before.
     Undo,
 }
@@ -53,6 +55,9 @@ pub struct Plan {
     /// Of an undo: the ripple that is undone.
     #[serde(default)]
     pub undoes: Option<RippleId>,
+    /// The set that it is a part of, which drives it.
+    #[serde(default)]
+    pub set: Option<RippleId>,
 }
 
 impl Plan {
@@ -73,6 +78,8 @@ impl Plan {
 /// How careful the ripple is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Policy {
+    #[serde(default)]
+    pub strategy: Strategy,
     /// Servers at a time.
     pub batch: usize,
     /// So many servers first; then it waits to be promoted. 0: none.
@@ -86,6 +93,12 @@ pub struct Policy {
     /// Commands that go with it.
     #[serde(default)]
     pub hooks: Vec<hooks::Hook>,
+    /// Of a server's cores, in thousandths, what those that stay may use for a gate to close; 0: any.
+    #[serde(default)]
+    pub max_utilization_milli: u32,
+    /// How long it waits for that until it pauses.
+    #[serde(default, with = "crate::domain::duration::millis")]
+    pub capacity_wait: Duration,
     /// Placements that stay open and healthy throughout.
     pub min_serving: usize,
     #[serde(with = "crate::domain::duration::millis")]
@@ -151,6 +164,7 @@ pub fn plan(ask: Ask, list: &ServerList) -> Result<Plan, NoPlan> {
         // There is nobody yet, or nobody any more, whose requests could tell anything.
         policy.soak = Duration::ZERO;
         policy.canary = 0;
+        policy.max_utilization_milli = 0;
     }
     policy.hooks = hooks::planned(kind, &ask.hooks);
     let serving = list.serving(&ask.program).count();
@@ -158,18 +172,22 @@ pub fn plan(ask: Ask, list: &ServerList) -> Result<Plan, NoPlan> {
         RippleKind::Install | RippleKind::Remove => 0,
         _ => safety::min_serving(ask.min_serving, serving, policy.batch, ask.holds),
     };
-    let closes_a_gate = steps.iter().any(|step| list.serves(&ask.program, &step.server));
+    let overlaps = policy.strategy == Strategy::Overlap;
+    let closes_a_gate = !overlaps && steps.iter().any(|step| list.serves(&ask.program, &step.server));
     if closes_a_gate && kind != RippleKind::Remove && !safety::may_close_one(serving, policy.min_serving) {
         return Err(NoPlan::MinServing { serving, min_serving: policy.min_serving });
     }
     let was = list.programs.get(&ask.program).and_then(|wanted| wanted.release.clone());
-    Ok(Plan { id: ask.id, kind, program: ask.program, to: ask.to, steps, policy, was, undoes: None })
+    Ok(Plan { id: ask.id, kind, program: ask.program, to: ask.to, steps, policy, was, undoes: None, set: None })
 }
 
 fn planned_step(program: &ProgramName, server: &ServerName, list: &ServerList) -> PlannedStep {
     let desired = list.cell(program, server).and_then(|cell| cell.desired.as_ref());
     let observed = list.observed(program, server).and_then(|seen| seen.release.clone());
-    let from = desired.and_then(|desired| desired.release.clone()).or(observed);
+    // Of a server that has told nothing yet, it is what the program is to have everywhere.
+    let silent = list.servers.get(server).is_none_or(|server| server.sealed.is_none());
+    let presumed = list.programs.get(program).and_then(|wanted| wanted.release.clone()).filter(|_| silent);
+    let from = desired.and_then(|desired| desired.release.clone()).or(observed).or(presumed);
     PlannedStep { server: server.clone(), from, back_to: None }
 }
 

@@ -48,7 +48,7 @@ mod tests {
         list.seal(&server, 0, &run, vec![Report::of(&placement, true, 0, 0)]);
         assert_eq!(shortage(&list, &shop, &server, 1), Some(1));
         let (operation, expected) = (OperationId::new("o").unwrap(), Generation(3));
-        list.cell_mut(&shop, &server).unanswered = Some(Unanswered { operation, expected, run });
+        list.cell_mut(&shop, &server).unanswered = Some(Unanswered { operation, expected, run, closes: true });
         assert_eq!(shortage(&list, &shop, &server, 1), Some(0));
         assert_eq!(shortage(&list, &shop, &server, 0), None);
     }

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::wait::Reason;
 use crate::domain::figures::Figures;
 use crate::domain::names::ServerName;
@@ -15,21 +17,60 @@ pub const WITHOUT_TRAFFIC: Millis = 4;
 /// How often the counters of a version are looked at: ten times a soak, within these.
 const LOOK_EVERY_MS: std::ops::RangeInclusive<Millis> = 100..=1_000;
 
-/// How far one soak is, as one run of management saw it: the next one begins it anew.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+/// Instances that ended by themselves in one soak, from which on that is no chance any more.
+pub const RESTARTS_MAX: u64 = 2;
+/// A soak is kept on disk as often as this, over its length.
+const KEPT_TIMES: Millis = 10;
+
+/// How far one soak is. Times are of one run of management; the next goes on with what was kept.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Soak {
     /// When the new version was first seen open.
+    #[serde(skip)]
     pub since: Option<Millis>,
+    #[serde(skip)]
     pub under_traffic: Millis,
     /// When there was last more traffic, and how many answers there were then.
+    #[serde(skip)]
     looked: Option<(Millis, u64)>,
     /// A person has seen enough.
     pub enough: bool,
     /// Each server's figures when they were first looked at.
+    #[serde(with = "lists")]
     begun: BTreeMap<ServerName, Figures>,
+    /// How often its server had restarted the program when the soak began.
+    restarts: Option<u64>,
+    /// How long it had lasted, and how much of that was under traffic, when that was last kept.
+    kept: (Millis, Millis),
 }
 
 impl Soak {
+    /// The soak's beginning, by this run's clock; one that another run began has lasted for a while.
+    pub fn begin(&mut self, now: Millis) -> Millis {
+        match self.since {
+            Some(since) => since,
+            None => {
+                self.under_traffic = self.kept.1;
+                *self.since.insert(now.saturating_sub(self.kept.0))
+            }
+        }
+    }
+
+    /// Keeps how far it is, now and then.
+    pub fn keep(&mut self, wanted: Millis, now: Millis) {
+        let lasted = self.since.map_or(0, |since| now.saturating_sub(since));
+        if wanted > 0 && lasted >= self.kept.0 + (wanted / KEPT_TIMES).max(1_000) {
+            self.kept = (lasted, self.under_traffic);
+        }
+    }
+
+    /// How often the program was restarted since the soak began. A server that counts anew takes nothing back.
+    pub fn restarted(&mut self, restarts: u64) -> u64 {
+        let begun = self.restarts.get_or_insert(restarts);
+        *begun = (*begun).min(restarts);
+        restarts - *begun
+    }
+
     /// Takes in how many answers the new version had given at a time.
     pub fn look(&mut self, at: Millis, answers: u64) {
         match self.looked {
@@ -49,6 +90,11 @@ impl Soak {
         now.since(self.begun.entry(server.clone()).or_insert_with(|| now.clone()))
     }
 
+    /// What a server had counted before the soak began.
+    pub fn before(&self, server: &ServerName) -> Figures {
+        self.begun.get(server).cloned().unwrap_or_default()
+    }
+
     /// `None`: it is over. Else the reason to wait, and until when at the most.
     pub fn wait(&self, wanted: Millis, now: Millis) -> Option<(Reason, Millis)> {
         let since = self.since.unwrap_or(now);
@@ -63,6 +109,30 @@ impl Soak {
     }
 }
 
+/// Figures as lists: what is kept in a tagged value has only text for its keys.
+mod lists {
+    use serde::{Deserializer, Serializer};
+
+    use super::*;
+
+    type Listed = Vec<(ServerName, u64, u64, Vec<(u8, u64)>)>;
+
+    pub fn serialize<S: Serializer>(begun: &BTreeMap<ServerName, Figures>, serializer: S) -> Result<S::Ok, S::Error> {
+        let list = |(server, figures): (&ServerName, &Figures)| {
+            let latency = figures.latency.iter().map(|(bucket, count)| (*bucket, *count)).collect();
+            (server.clone(), figures.answers, figures.errors, latency)
+        };
+        begun.iter().map(list).collect::<Listed>().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<ServerName, Figures>, D::Error> {
+        let read = |(server, answers, errors, latency): (ServerName, u64, u64, Vec<(u8, u64)>)| {
+            (server, Figures { answers, errors, latency: latency.into_iter().collect() })
+        };
+        Ok(Listed::deserialize(from)?.into_iter().map(read).collect())
+    }
+}
+
 /// How long a look at the counters is good for.
 pub fn look_every(wanted: Millis) -> Millis {
     (wanted / 10).clamp(*LOOK_EVERY_MS.start(), *LOOK_EVERY_MS.end())
@@ -71,6 +141,7 @@ pub fn look_every(wanted: Millis) -> Millis {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::ripple::StepPhase;
 
     #[test]
     fn only_time_under_traffic_counts() {
@@ -95,6 +166,35 @@ mod tests {
         assert_eq!(soak.wait(10_000, 41_000), None);
         soak.enough = true;
         assert_eq!(soak.wait(10_000, 2_000), None);
+    }
+
+    #[test]
+    fn another_run_of_management_goes_on_with_what_was_kept() {
+        let mut soak = Soak::default();
+        assert_eq!(soak.begin(50_000), 50_000);
+        soak.look(50_000, 0);
+        (1..=5).for_each(|second| soak.look(50_000 + second * 1_000, second));
+        soak.keep(10_000, 55_000);
+        let figures = Figures { answers: 3, errors: 1, latency: [(10, 2), (40, 1)].into() };
+        soak.since_begun(&ServerName::new("a").unwrap(), figures);
+        // As it is kept: in a step.
+        let text = serde_json::to_string(&StepPhase::Soaking { soak: soak.clone() }).unwrap();
+        let kept = || match serde_json::from_str(&text).unwrap() {
+            StepPhase::Soaking { soak } => soak,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(kept().begun, soak.begun);
+        let mut soak = kept();
+        assert_eq!((soak.begin(200), soak.under_traffic), (0, 5_000));
+        let mut soak = kept();
+        assert_eq!(soak.begin(9_000), 4_000);
+        assert!(soak.wait(10_000, 13_000).is_some());
+    }
+
+    #[test]
+    fn instances_that_end_by_themselves_are_counted_from_the_soaks_beginning() {
+        let mut soak = Soak::default();
+        assert_eq!((soak.restarted(7), soak.restarted(8), soak.restarted(0), soak.restarted(1)), (0, 1, 0, 1));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Owns one server's part of a ripple: from what was last heard of the placement to what comes next. It starts over
 //! whenever an answer does not fit (protocol P5). Must not know the ripple's other steps.
 
+mod overlapping;
 mod soaking;
 
 use super::hooks::{self, Hook, Need};
@@ -10,6 +11,7 @@ use super::safety;
 use super::soak::Soak;
 use super::wait::{Reason, Wait};
 use super::{Asked, Ripple, StepPhase};
+use crate::domain::capacity;
 use crate::domain::names::{Generation, OperationId, Release, ServerName};
 use crate::domain::placement::{Command, Desired, Millis, Order, Outcome, Phase, State};
 use crate::domain::program::{LongLived, OnDrainTimeout};
@@ -20,6 +22,22 @@ pub enum Moved {
     Sends(Vec<Send>),
     Waits(Wait, Vec<Send>),
     Over,
+}
+
+impl Moved {
+    pub fn wait(&self) -> Option<&Wait> {
+        match self {
+            Self::Waits(wait, _) => Some(wait),
+            Self::Sends(_) | Self::Over => None,
+        }
+    }
+
+    pub fn sends(self) -> Vec<Send> {
+        match self {
+            Self::Sends(sends) | Self::Waits(_, sends) => sends,
+            Self::Over => Vec::new(),
+        }
+    }
 }
 
 /// What one move of a step sees and changes.
@@ -45,6 +63,9 @@ pub fn advance(ripple: &mut Ripple, index: usize, list: &mut ServerList, mint: &
             step.quiescing(&report, operation, expected, closed_at)
         }
         StepPhase::Upgrading { operation } => step.upgrading(&report, &operation),
+        StepPhase::Overlapping { operation, expected, switched_at } => {
+            step.overlapping(&report, operation, expected, switched_at)
+        }
         StepPhase::Soaking { soak } => step.soaking(&report, soak),
         StepPhase::Done | StepPhase::Skipped { .. } | StepPhase::Failed { .. } => Moved::Over,
     }
@@ -104,7 +125,7 @@ impl Move<'_> {
     fn has_target(&self, report: &Report) -> bool {
         match (self.target(), self.ripple.plan.kind) {
             (None, _) => report.state == State::Absent,
-            (_, RippleKind::Restart) => false,
+            (_, RippleKind::Restart | RippleKind::Aside) => false,
             (to, _) => report.state == State::Open && report.release.as_ref() == to,
         }
     }
@@ -115,15 +136,18 @@ impl Move<'_> {
             self.want_target();
             return self.done();
         }
-        if report.state == State::Upgrading || (report.state == State::Quiescing && report.operation.is_some()) {
+        let under_way = matches!(report.state, State::Quiescing | State::Overlapping) && report.operation.is_some();
+        if report.state == State::Upgrading || under_way {
             let operation = report.operation.as_ref().map(|operation| operation.id.clone());
             return self.wait(Reason::OtherOperation { operation });
         }
         let server = self.server();
         if report.state == State::Closed
             && report.release.as_ref() == self.target()
-            && self.ripple.plan.kind != RippleKind::Restart
+            && !matches!(self.ripple.plan.kind, RippleKind::Restart | RippleKind::Aside)
         {
+            // Or it would be kept closed, as one that is behind what was wanted of it before.
+            self.want_target();
             return self.wait(Reason::Unhealthy);
         }
         if let (Some(release), false) = (self.target().cloned(), self.ripple.prepared.contains(&server)) {
@@ -137,11 +161,37 @@ impl Move<'_> {
             Need::Wait(wait) => return Moved::Waits(wait, Vec::new()),
             Need::Failed(reason) => return self.fail(reason),
         }
+        if self.overlaps(report) {
+            return self.order_overlap(report);
+        }
         let min_serving = self.ripple.plan.policy.min_serving;
         if let Some(serving) = safety::shortage(self.list, &self.ripple.plan.program, &server, min_serving) {
             return self.wait(Reason::MinServing { serving, min_serving });
         }
+        if let Some(moved) = self.short_of_room(report) {
+            return moved;
+        }
         self.order_first(report)
+    }
+
+    /// Why a gate that serves may not close yet, as to what the servers that stay would carry.
+    fn short_of_room(&mut self, report: &Report) -> Option<Moved> {
+        if report.state != State::Open || !report.healthy {
+            return None;
+        }
+        let (program, server) = (self.ripple.plan.program.clone(), self.server());
+        let max_utilization_milli = self.ripple.plan.policy.max_utilization_milli;
+        // The members of a set leave together: the set has looked who else is out.
+        let alone = self.ripple.plan.set.is_none();
+        let out = capacity::neighbour_out(self.list, &program, &server, max_utilization_milli).filter(|_| alone);
+        if let Some(other) = out.cloned() {
+            return Some(self.wait(Reason::Neighbour { program: other }));
+        }
+        let carries = capacity::excess(self.list, &program, &server, max_utilization_milli)?;
+        let since = *self.ripple.short_since.get_or_insert(self.now);
+        let until = since + self.ripple.plan.policy.capacity_wait.as_millis() as Millis;
+        let reason = Reason::Capacity { carries, max_utilization_milli };
+        Some(Moved::Waits(Wait { server: Some(server), reason, until: Some(until) }, Vec::new()))
     }
 
     /// The quiesce; or, where nothing is installed, the upgrade itself: there is no gate to close.
@@ -156,7 +206,7 @@ impl Move<'_> {
             self.set(StepPhase::Upgrading { operation: operation.clone() });
             return self.order_upgrade(operation, expected, false);
         }
-        let sent = Unanswered { operation: operation.clone(), expected, run: run.clone() };
+        let sent = Unanswered { operation: operation.clone(), expected, run: run.clone(), closes: true };
         self.list.cell_mut(&self.ripple.plan.program, &server).unanswered = Some(sent);
         self.set(StepPhase::Quiescing { operation: operation.clone(), expected, run, closed_at: None });
         self.send(operation, expected, Order::Quiesce { leased: true })

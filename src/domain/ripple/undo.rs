@@ -15,6 +15,8 @@ pub enum NoUndo {
     Busy { under_way: RippleId },
     #[error("it has changed nothing that is not back already")]
     Nothing,
+    #[error("there is no command that takes it back")]
+    NoCommand,
     #[error("it brought a server to what is desired of it")]
     CatchUp,
     #[error("since then {server} was to have {}", .to.as_ref().map_or("nothing", Version::as_str))]
@@ -43,16 +45,17 @@ pub fn plan(id: RippleId, undone: &Ripple, list: &ServerList) -> Result<Plan, No
     let was = undone.plan.to.clone();
     let policy = policy(&undone.plan.policy, steps.len());
     let (program, undoes) = (undone.plan.program.clone(), Some(undone.plan.id.clone()));
-    Ok(Plan { id, kind: RippleKind::Undo, program, to, steps, policy, was, undoes })
+    Ok(Plan { id, kind: RippleKind::Undo, program, to, steps, policy, was, undoes, set: None })
 }
 
-/// As careful as the ripple was with clients; but what it goes back to is known, and is not watched again.
+/// As careful as the ripple was with clients; but what it goes back to is known, and is not watched again; nor does it wait for room, or it would never come.
 fn policy(undone: &Policy, steps: usize) -> Policy {
     Policy {
         batch: undone.batch.clamp(1, steps),
         canary: 0,
         rollback_on: None,
         hooks: Vec::new(),
+        max_utilization_milli: 0,
         soak: Duration::ZERO,
         ..undone.clone()
     }
@@ -96,7 +99,10 @@ fn superseded(undone: &Ripple, index: usize, list: &ServerList) -> Result<(), No
 
 fn rank(step: &StepPhase) -> u8 {
     match step {
-        StepPhase::Quiescing { .. } | StepPhase::Upgrading { .. } | StepPhase::Soaking { .. } => 0,
+        StepPhase::Quiescing { .. }
+        | StepPhase::Upgrading { .. }
+        | StepPhase::Overlapping { .. }
+        | StepPhase::Soaking { .. } => 0,
         StepPhase::Failed { .. } => 1,
         StepPhase::Done => 2,
         StepPhase::Pending | StepPhase::Skipped { .. } => 3,

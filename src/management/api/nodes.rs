@@ -1,17 +1,17 @@
 //! Owns the routes about nodes: their messages, what they are, and which of them a URL would reach.
 //! Must not know what a message leads to.
 
-use actix_web::HttpResponse;
-use actix_web::web::{Bytes, Data, Path, Query};
+use actix_web::web::{Bytes, Data, Json, Path, Query};
+use actix_web::{HttpRequest, HttpResponse};
 use futures_util::future::join_all;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Answer, Desk, Paging, gone, name, sessions};
+use super::{Answer, Desk, Paging, asked_by, gone, name, sessions};
 use crate::domain::names::{NodeName, ServerName};
 use crate::management::control::Control;
 use crate::management::nodes::FromNode;
-use crate::management::views;
+use crate::management::{drain_asks, views};
 use crate::wire::api;
 use crate::wire::envelope::Envelope;
 use crate::wire::messages::{NodeRole, RouteExplained, ToManagement, ToRouter, ToServer};
@@ -38,6 +38,30 @@ pub async fn show(desk: Data<Desk>, node: Path<String>) -> Answer {
         Problem::new(Code::UnknownNode, format!("there is no node {shown}")).hint("`neap node ls` shows what there is")
     };
     Ok(HttpResponse::Ok().json(view.ok_or_else(unknown)?))
+}
+
+pub async fn drain(
+    desk: Data<Desk>,
+    node: Path<String>,
+    body: Json<api::DrainRequest>,
+    request: HttpRequest,
+) -> Answer {
+    let node: NodeName = name(&node, Code::UnknownNode)?;
+    let (server, asked_by, ask) = (node.clone(), asked_by(&request), body.into_inner());
+    desk.with(move |control| drain_asks::drain(control, &server, &ask, asked_by)).await??;
+    changed(&desk, node).await
+}
+
+pub async fn resume(desk: Data<Desk>, node: Path<String>) -> Answer {
+    let node: NodeName = name(&node, Code::UnknownNode)?;
+    let server = node.clone();
+    desk.with(move |control| drain_asks::resume(control, &server)).await??;
+    changed(&desk, node).await
+}
+
+async fn changed(desk: &Desk, node: NodeName) -> Answer {
+    let view = desk.look(move |control| views::node(control, &node)).await?;
+    Ok(HttpResponse::Accepted().json(view))
 }
 
 #[derive(Deserialize)]
@@ -80,6 +104,11 @@ fn route_view(control: &Control, url: String, explained: RouteExplained) -> api:
 pub fn urls(control: &Control, role: NodeRole) -> Vec<(NodeName, String)> {
     let nodes = control.nodes.iter().filter(|((other, _), node)| *other == role && node.up);
     nodes.map(|((_, name), node)| (name.clone(), node.messages_url())).collect()
+}
+
+/// The servers that are up.
+pub fn names(control: &Control) -> Vec<ServerName> {
+    urls(control, NodeRole::AppServer).into_iter().map(|(name, _)| name).collect()
 }
 
 /// Asks one node something.

@@ -14,7 +14,7 @@ use crate::domain::ripple::Asked;
 use crate::management::asks::{self, Planned, Undo};
 use crate::management::control::Control;
 use crate::management::session_asks;
-use crate::management::{receipt, ripple_view, views};
+use crate::management::{receipt, ripple_view, set_asks, set_views, views};
 use crate::wire::api::{PlanView, Receipt, RippleKind, RippleState, RippleView, UpgradeRequest, path};
 use crate::wire::messages::{ToServer, VersionFigures};
 use crate::wire::problem::{Code, Problem};
@@ -31,6 +31,9 @@ pub async fn accepted(desk: &Desk, id: RippleId) -> Answer {
 
 async fn view(desk: &Desk, id: RippleId) -> Result<RippleView, Problem> {
     desk.look(move |control| {
+        if let Some(record) = control.sets.get(&id) {
+            return Ok(set_views::set(control, record, true));
+        }
         let record = control.ripples.get(&id).ok_or_else(|| asks::unknown(&id))?;
         Ok(ripple_view::ripple(control, record))
     })
@@ -45,7 +48,8 @@ pub async fn list(desk: Data<Desk>, paging: Query<Paging>) -> Answer {
                 control.ripples.values().filter(|record| program.as_ref().is_none_or(|p| *p == record.plan.program));
             let view =
                 |record| RippleView { events: Vec::new(), hooks: Vec::new(), ..ripple_view::ripple(control, record) };
-            wanted.map(view).collect::<Vec<_>>()
+            let sets = control.sets.values().filter(|_| program.is_none());
+            wanted.map(view).chain(sets.map(|record| set_views::set(control, record, false))).collect::<Vec<_>>()
         })
         .await?;
     ripples.sort_by_key(|ripple| std::cmp::Reverse(ripple.started_at));
@@ -55,7 +59,7 @@ pub async fn list(desk: Data<Desk>, paging: Query<Paging>) -> Answer {
 #[derive(Deserialize)]
 pub struct Started {
     #[serde(default)]
-    dry_run: bool,
+    pub dry_run: bool,
 }
 
 pub async fn start(
@@ -97,6 +101,20 @@ async fn expect_drains(desk: &Desk, plan: &mut PlanView) {
 }
 
 fn dry_run(control: &Control, ask: &UpgradeRequest) -> Result<PlanView, Problem> {
+    let view = dry_run_of_program(control, ask)?;
+    match set_asks::plan_server(control, &ask.program, &ask.to, &ask.options) {
+        Ok(Some(planned)) => Ok(PlanView {
+            id: set_asks::plan_id(control, &planned),
+            aside: planned.parts.iter().skip(1).map(|part| part.program.clone()).collect(),
+            ..view
+        }),
+        Ok(None) => Ok(view),
+        Err(problem) if problem.code == Code::NothingToDo => Ok(view),
+        Err(problem) => Err(problem),
+    }
+}
+
+fn dry_run_of_program(control: &Control, ask: &UpgradeRequest) -> Result<PlanView, Problem> {
     let hold_ms = ask.options.hold_ms.unwrap_or_else(|| {
         let release = control.releases.get(&ask.program).and_then(|all| all.get(&ask.to));
         release.map_or(0, |record| record.manifest.upgrade.hold.as_millis() as u64)
@@ -112,6 +130,7 @@ fn dry_run(control: &Control, ask: &UpgradeRequest) -> Result<PlanView, Problem>
             revision: control.leader.mint.revision.0,
             steps: Vec::new(),
             skipped: Vec::new(),
+            strategy: Default::default(),
             batch: 1,
             canary: 0,
             promote: Default::default(),
@@ -120,6 +139,7 @@ fn dry_run(control: &Control, ask: &UpgradeRequest) -> Result<PlanView, Problem>
             drain_timeout_ms: 0,
             soak_ms: 0,
             force: false,
+            aside: Vec::new(),
         }),
         Err(problem) => Err(problem),
     }
@@ -127,12 +147,12 @@ fn dry_run(control: &Control, ask: &UpgradeRequest) -> Result<PlanView, Problem>
 
 fn nothing_to_do(program: ProgramName, version: Version) -> RippleView {
     let reason = format!("nothing to do: {program} {version} runs everywhere already");
-    nothing_done(program, RippleKind::Upgrade, RippleState::Upgraded, Some(version), reason)
+    nothing_done(Some(program), RippleKind::Upgrade, RippleState::Upgraded, Some(version), reason)
 }
 
 /// A ripple that had nothing to do, and never was.
 fn nothing_done(
-    program: ProgramName,
+    program: Option<ProgramName>,
     kind: RippleKind,
     state: RippleState,
     to: Option<Version>,
@@ -142,6 +162,8 @@ fn nothing_done(
     RippleView {
         id: RippleId::new("none").expect("a word is a ripple id"),
         program,
+        component: None,
+        part_of: None,
         kind,
         from: to.clone(),
         to,
@@ -158,6 +180,7 @@ fn nothing_done(
         asked_by: None,
         started_at: now,
         ended_at: Some(now),
+        parts: Vec::new(),
     }
 }
 
@@ -170,6 +193,14 @@ pub async fn receipt(desk: Data<Desk>, id: Path<String>) -> Answer {
     let id: RippleId = name(&id, Code::UnknownRipple)?;
     let found = desk
         .look(move |control| {
+            if let Some(record) = control.sets.get(&id) {
+                let parts: Vec<&str> = record.set.plan.parts.iter().map(RippleId::as_str).collect();
+                return Err(Problem::new(
+                    Code::NotFound,
+                    format!("ripple {id} has a receipt for each of its programs"),
+                )
+                .hint(format!("`neap ripple receipt` of {}", parts.join(", "))));
+            }
             let record = control.ripples.get(&id).ok_or_else(|| asks::unknown(&id))?;
             let provisional = || Receipt { ended_at: None, ..receipt::make(record, &[], 0) };
             Ok(record.receipt.clone().unwrap_or_else(provisional))
@@ -185,7 +216,16 @@ async fn undo(desk: &Desk, id: RippleId, asked_by: Option<String>) -> Answer {
         Undo::Ripple(undo) => accepted(desk, undo).await,
         Undo::Nothing(program, to) => {
             let reason = format!("nothing to undo: ripple {id} has changed nothing that is not back already");
-            let nothing = nothing_done(program, RippleKind::Undo, RippleState::Undone, to, reason);
+            let nothing = nothing_done(Some(program), RippleKind::Undo, RippleState::Undone, to, reason);
+            Ok(HttpResponse::Ok().json(nothing))
+        }
+        Undo::NothingOfSet(set) => {
+            let running = view(desk, set.clone()).await?;
+            if !running.state.ended() {
+                return Ok(HttpResponse::Accepted().insert_header(("Location", location(&set))).json(running));
+            }
+            let reason = format!("nothing to undo: ripple {set} has changed nothing");
+            let nothing = nothing_done(None, RippleKind::Undo, RippleState::Undone, None, reason);
             Ok(HttpResponse::Ok().json(nothing))
         }
     }

@@ -14,7 +14,7 @@ use crate::domain::gate::NotDrained;
 use crate::domain::ledger::LedgerCut;
 use crate::domain::manifest;
 use crate::domain::names::{NodeName, ProgramName, Sha256, Version};
-use crate::domain::placement::{Effect, Event, Here, Placement, State};
+use crate::domain::placement::{Effect, Event, Here, Placement, State, Worked};
 use crate::domain::program::Manifest;
 use crate::domain::seal::Seal;
 use crate::domain::server_list::Report;
@@ -22,8 +22,8 @@ use crate::link::identity::Identity;
 use crate::wire::components::{digest, digest_of};
 use crate::wire::envelope::{Envelope, MESSAGES_PATH};
 use crate::wire::messages::{
-    EndedSession, Heartbeat, HookTold, Load, NodeRole, Obeyed, Prepared, Registration, Sealed, ToManagement, ToServer,
-    ToldComponents,
+    EndedSession, Heartbeat, HookTold, Load, Member, NodeRole, Obeyed, Prepared, Refused, Registration, Sealed,
+    ToManagement, ToServer, TogetherObeyed, ToldComponents,
 };
 
 pub fn name(given: &str) -> NodeName {
@@ -149,6 +149,7 @@ impl FakeServer {
             reports: vec![],
             load,
             components,
+            cpu_milli: Default::default(),
         })))
     }
 
@@ -200,10 +201,24 @@ impl Inside {
             }
             ToServer::Hook { .. } => serde_json::to_value(HookTold { end: None }),
             ToServer::Requests { .. } | ToServer::Logs { .. } | ToServer::Measure { .. } => Ok(serde_json::json!([])),
+            ToServer::Together { members, .. } => serde_json::to_value(self.together(&members)),
+            ToServer::Worked { .. } => {
+                serde_json::to_value(Some(Worked { failure: None, lines: vec!["done".to_owned()], took_ms: 1 }))
+            }
             ToServer::Components { have, .. } => serde_json::to_value(self.tell_components(&have)),
             ToServer::EndSession { .. } => serde_json::to_value(EndedSession::default()),
         }
         .unwrap()
+    }
+
+    /// All members obey: its instances drain, stop and start at once.
+    fn together(&mut self, members: &[Member]) -> TogetherObeyed {
+        let refused = members.iter().find_map(|member| {
+            let refusal = self.command(&member.program, &member.command).err()?;
+            Some(Refused { program: Some(member.program.clone()), refusal })
+        });
+        let reports = members.iter().map(|member| self.report(&member.program)).collect();
+        TogetherObeyed { run: self.identity.run.clone(), refused, reports, worked: None }
     }
 
     fn command(
@@ -224,6 +239,10 @@ impl Inside {
                     Some(why) => Event::StartFailed(why.clone()),
                     None => Event::Started,
                 },
+                Effect::StartBeside(_) => Event::Started,
+                Effect::StopBeside | Effect::StopOld => Event::Stopped,
+                Effect::Switch(_) => Event::OldDrained,
+                Effect::Await(_) => Event::Worked(Ok(())),
                 Effect::CloseGate(_)
                 | Effect::KnowGate(_)
                 | Effect::OpenGate(_)

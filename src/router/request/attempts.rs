@@ -62,7 +62,12 @@ impl Attempts for Request {
                 }
                 routing::Next::Wait { until, .. } => {
                     let shared = &self.worker.shared;
+                    let held = self.held.as_ref();
+                    let line = held.map(|held| self.worker.line.wait(&held.program, held.ticket, self.seen));
                     shared.news_since(self.seen, shared.instant(until)).await;
+                    if let Some(waiting) = line {
+                        waiting.turn(shared.news_seen()).await;
+                    }
                 }
             }
         }

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::program::{PlacementView, ProgramSummary};
-use super::ripple::RippleView;
+use super::program::{PlacementState, PlacementView, ProgramSummary};
+use super::ripple::{RippleView, WaitingFor};
 use super::words;
 use crate::domain::names::{NodeName, ProgramName, RippleId, RunId, Term};
 use crate::wire::role::Role;
@@ -40,6 +40,39 @@ pub struct NodeView {
     pub programs: Vec<ProgramName>,
     /// The revision of the Server List that a router holds.
     pub revision: Option<u64>,
+    /// Of a server that a person has taken out of service, or that is on its way back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainView>,
+}
+
+/// Asks for a server to leave service until it is resumed.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainRequest {
+    /// Also where too few other servers would serve.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// How far a server's drain is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DrainView {
+    /// No gate is open, and no request is left.
+    pub drained: bool,
+    /// Its gates open again.
+    pub resumed: bool,
+    pub asked_by: Option<String>,
+    pub programs: Vec<DrainingProgram>,
+    /// Why gates that are to close are open still.
+    pub waiting_for: Option<WaitingFor>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DrainingProgram {
+    pub program: ProgramName,
+    pub state: PlacementState,
+    pub active_requests: u64,
+    pub drained: bool,
 }
 
 /// What a node's last heartbeat said of its load.

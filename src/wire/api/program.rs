@@ -16,6 +16,8 @@ words! {
         Open = "open",
         Quiescing = "quiescing",
         Upgrading = "upgrading",
+        /// It takes requests; a new instance starts beside, or the old one drains and stops.
+        Overlapping = "overlapping",
         Failed = "failed",
     }
 }

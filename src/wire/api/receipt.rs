@@ -27,6 +27,9 @@ pub struct Receipt {
     pub redispatched: u64,
     /// Kept by a router while no server could take them.
     pub held: u64,
+    /// The longest of these holds, to an eighth or so; none where nothing was held.
+    #[serde(default)]
+    pub held_longest_ms: Option<u64>,
     /// What became of the program's sessions.
     #[serde(default)]
     pub sessions: Sessions,
@@ -88,6 +91,16 @@ pub struct Neighbour {
     pub refused: u64,
     pub cut: u64,
     pub failed: u64,
+    /// Of a million answers, those that were errors: before the ripple, as long as its server has counted, and during it.
+    #[serde(default)]
+    pub errors_before_ppm: Option<u32>,
+    #[serde(default)]
+    pub errors_ppm: Option<u32>,
+    /// What 99 of 100 answers took at most to begin, in microseconds, to an eighth or so.
+    #[serde(default)]
+    pub p99_before_us: Option<u64>,
+    #[serde(default)]
+    pub p99_us: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -95,13 +108,20 @@ pub struct OutOfService {
     pub server: ServerName,
     pub drain_ms: u64,
     pub stop_ms: u64,
-    /// Until its probes were answered.
+    /// The command by which a component was replaced meanwhile.
+    #[serde(default)]
+    pub command_ms: u64,
+    /// Until the process was there.
     pub start_ms: u64,
+    /// From then until its probes were answered.
+    #[serde(default)]
+    pub probe_ms: u64,
 }
 
 impl OutOfService {
     pub fn total_ms(&self) -> u64 {
-        [self.drain_ms, self.stop_ms, self.start_ms].into_iter().fold(0, u64::saturating_add)
+        let parts = [self.drain_ms, self.stop_ms, self.command_ms, self.start_ms, self.probe_ms];
+        parts.into_iter().fold(0, u64::saturating_add)
     }
 }
 

@@ -4,10 +4,11 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::component::UnreadPart;
+use super::hook::{Carries, HookView};
 use super::words;
-use crate::domain::names::{ProgramName, RippleId, ServerName, Version};
-use crate::domain::program::Promote;
-pub use crate::domain::ripple::hooks::Hook;
+use crate::domain::names::{ComponentName, ProgramName, RippleId, ServerName, Version};
+use crate::domain::program::{Promote, Scope, Strategy};
 
 /// Asks for a version of a program to run on all its servers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -33,6 +34,8 @@ pub struct RestartRequest {
 /// What a ripple does otherwise than its manifest says; absent means as the manifest says.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct RippleOptions {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<Strategy>,
     /// Servers at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<u32>,
@@ -52,6 +55,9 @@ pub struct RippleOptions {
     /// Cuts what has not ended after `drain_timeout`, counted, rather than to stop the ripple.
     #[serde(default)]
     pub force: bool,
+    /// What a step takes out of service.
+    #[serde(default, skip_serializing_if = "Scope::is_program")]
+    pub scope: Scope,
 }
 
 /// What a ripple will do, computed before it starts.
@@ -70,6 +76,8 @@ pub struct PlanView {
     /// Servers of the program that the ripple will leave out, and why.
     #[serde(default)]
     pub skipped: Vec<SkippedStep>,
+    #[serde(default)]
+    pub strategy: Strategy,
     /// Servers at a time.
     #[serde(default = "one")]
     pub batch: u32,
@@ -83,6 +91,9 @@ pub struct PlanView {
     pub drain_timeout_ms: u64,
     pub soak_ms: u64,
     pub force: bool,
+    /// With the scope of a server: the other programs that leave service with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aside: Vec<ProgramName>,
 }
 
 /// Of a management that does not tell.
@@ -101,6 +112,9 @@ pub struct PlannedStep {
     /// What 99 of 100 requests have taken there until their answers began; none where nothing was counted.
     #[serde(default)]
     pub expected_drain_ms: Option<u64>,
+    /// Of the servers that stay, the one that would have the least left; none where nothing is known or moved.
+    #[serde(default)]
+    pub carries: Option<Carries>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -119,6 +133,10 @@ words! {
         /// A server that came back behind what is desired of it.
         CatchUp = "catch_up",
         Undo = "undo",
+        /// A component is replaced, and the programs that use it are restarted.
+        Component = "component",
+        /// Leaves service for as long as another program of its server is upgraded.
+        Aside = "aside",
         Remove = "remove",
     }
 }
@@ -156,6 +174,8 @@ words! {
         Quiescing = "quiescing",
         Drained = "drained",
         Upgrading = "upgrading",
+        /// The new version starts beside the old one, or serves and the old one drains.
+        Overlapping = "overlapping",
         Soaking = "soaking",
         Upgraded = "upgraded",
         /// The gate was opened again on what it had.
@@ -171,7 +191,15 @@ words! {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RippleView {
     pub id: RippleId,
-    pub program: ProgramName,
+    /// None: it is a component's, and its programs' are its `parts`.
+    #[serde(default)]
+    pub program: Option<ProgramName>,
+    /// The component that is upgraded, also of a part of its ripple.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<ComponentName>,
+    /// The ripple that this one is a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part_of: Option<RippleId>,
     pub kind: RippleKind,
     pub from: Option<Version>,
     pub to: Option<Version>,
@@ -200,29 +228,16 @@ pub struct RippleView {
     pub asked_by: Option<String>,
     pub started_at: Timestamp,
     pub ended_at: Option<Timestamp>,
+    /// Of a component's: a ripple of each program that uses it; left out of lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<RippleView>,
 }
 
-/// A command that goes with a ripple, once it was begun.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct HookView {
-    pub hook: Hook,
-    /// None: at management.
-    pub server: Option<ServerName>,
-    pub state: HookState,
-    /// "exit status 1"; absent while it runs.
-    pub how: Option<String>,
-    pub took_ms: Option<u64>,
-    /// The last lines that it wrote.
-    #[serde(default)]
-    pub log: Vec<String>,
-}
-
-words! {
-    /// Whether a hook has ended, and how.
-    HookState {
-        Running = "running",
-        Succeeded = "succeeded",
-        Failed = "failed",
+impl RippleView {
+    /// The name of what is upgraded.
+    pub fn what(&self) -> &str {
+        let component = self.component.as_ref().map(ComponentName::as_str);
+        self.program.as_ref().map(ProgramName::as_str).or(component).unwrap_or("servers")
     }
 }
 
@@ -262,6 +277,85 @@ pub struct StepView {
     /// What the new version's answers were found to be like while it soaked, or that there were too few.
     #[serde(default)]
     pub judged: Option<String>,
+    /// Of a component's: the programs that are quiesced together there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<ProgramName>,
+    /// The command that was run there while none of them ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<CommandView>,
+}
+
+/// A command that was run on a server, and how it ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CommandView {
+    pub run: Vec<String>,
+    /// None: it ended well.
+    pub failure: Option<String>,
+    /// Its last lines.
+    pub output: Vec<String>,
+    pub took_ms: u64,
+}
+
+/// Asks for a component to be upgraded by a command on every server whose programs use it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ComponentUpgradeRequest {
+    /// The command's words; no shell reads them.
+    pub run: Vec<String>,
+    /// The command that takes it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo_run: Option<Vec<String>>,
+    /// How long a command may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within_ms: Option<u64>,
+    #[serde(flatten)]
+    pub options: RippleOptions,
+    /// The plan that was shown: refused with `precondition_failed` if the cluster has changed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+}
+
+/// What a component's ripple will do, computed before it starts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ComponentPlanView {
+    pub id: String,
+    pub component: ComponentName,
+    pub run: Vec<String>,
+    pub undo_run: Option<Vec<String>>,
+    /// In the order of the ripple.
+    pub steps: Vec<PlannedSetStep>,
+    pub programs: Vec<PlannedProgram>,
+    /// Programs that may use it unseen, since something of theirs could not be looked at.
+    pub unread: Vec<UnreadPart>,
+    /// Servers that did not look again when they were asked to.
+    #[serde(default)]
+    pub unanswered: Vec<ServerName>,
+    pub batch: u32,
+    pub canary: u32,
+    pub promote: Promote,
+}
+
+/// The programs that are quiesced together on a server.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PlannedSetStep {
+    pub server: ServerName,
+    pub programs: Vec<ProgramName>,
+    /// What their drain would wait for, were it to begin now.
+    pub active_requests: u64,
+}
+
+/// How careful the ripple is with one of the programs, and why it is in it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PlannedProgram {
+    pub program: ProgramName,
+    pub version: Option<Version>,
+    /// "shop → bin/server → libssl.so.3 (runpath)"
+    pub evidence: String,
+    pub min_serving: u32,
+    pub hold_ms: u64,
+    pub drain_timeout_ms: u64,
+    pub soak_ms: u64,
+    pub force: bool,
 }
 
 /// How long each phase of a step took; absent: not ended yet. The server is out of service from drain to start.
@@ -270,8 +364,20 @@ pub struct StepTimes {
     pub prepare_ms: Option<u64>,
     pub drain_ms: Option<u64>,
     pub stop_ms: Option<u64>,
-    /// Until its probes were answered.
+    /// Of a component's ripple: the command, while nothing that uses it runs.
+    #[serde(default)]
+    pub command_ms: Option<u64>,
+    /// Until the process was there.
     pub start_ms: Option<u64>,
+    /// From then until its probes were answered.
+    #[serde(default)]
+    pub probe_ms: Option<u64>,
+    /// Of an overlap: until the new instance took over, which starts beside the old one. Nothing is out of service.
+    #[serde(default)]
+    pub overlap_ms: Option<u64>,
+    /// Of an overlap: until the old instance had drained and stopped.
+    #[serde(default)]
+    pub old_ms: Option<u64>,
     pub soak_ms: Option<u64>,
 }
 

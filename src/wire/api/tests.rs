@@ -49,7 +49,10 @@ fn a_view_with_a_field_of_the_future_is_read() {
 fn a_ripple_writes_null_for_what_is_not_there_and_times_as_rfc_3339() {
     let ripple = RippleView {
         id: "r1".parse().unwrap(),
-        program: "shop".parse().unwrap(),
+        program: Some("shop".parse().unwrap()),
+        component: None,
+        part_of: None,
+        parts: Vec::new(),
         kind: RippleKind::Upgrade,
         from: None,
         to: Some("2.0.0".parse().unwrap()),

@@ -211,7 +211,7 @@ fn a_reader_that_left_is_no_failure() {
 #[test]
 fn what_is_not_built_says_so_and_asks_nothing() {
     let management = Management::reciting(&[]);
-    for args in [&["doctor"][..], &["node", "drain", "server-1"], &["store", "backup", "--now"]] {
+    for args in [&["doctor"][..], &["node", "rm", "server-1"], &["store", "backup", "--now"]] {
         let ran = ran(at(&management, args));
         assert!(ran.code == 2 && ran.err.contains("not built yet"), "{args:?}: {ran:?}");
     }

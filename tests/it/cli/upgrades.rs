@@ -267,8 +267,10 @@ fn a_receipt_is_shown_whole_and_its_exit_code_is_whether_nothing_was_lost() {
     lost["accounts"][0]["failed"] = json!(1);
     lost["failures"] = json!([{"request_id": "q7", "server": "server-1", "at": "2026-01-01T00:00:05Z",
                                "reason": "server died"}]);
-    let management =
-        Management::reciting(&[(RECEIPT, &[(200, canned::receipt()), (200, canned::receipt()), (200, lost)])]);
+    let management = Management::reciting(&[
+        (RIPPLE, &[(200, canned::ripple("upgraded"))]),
+        (RECEIPT, &[(200, canned::receipt()), (200, canned::receipt()), (200, lost)]),
+    ]);
     let shown = ran(at(&management, &["ripple", "receipt", "r1"]));
     for expected in [
         "refused 3 · re-dispatched 3 · held 0 · unaccounted 0",

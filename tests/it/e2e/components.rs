@@ -42,12 +42,12 @@ int main(void) {
 "#;
 
 /// A machine's own libraries, and programs that use them, all below one directory.
-struct Workshop {
-    dir: PathBuf,
+pub struct Workshop {
+    pub dir: PathBuf,
 }
 
 impl Workshop {
-    fn at(dir: &Path) -> Self {
+    pub fn at(dir: &Path) -> Self {
         let dir = dir.join("workshop");
         fs::create_dir(&dir).unwrap();
         let workshop = Self { dir: dir.canonicalize().unwrap() };
@@ -64,17 +64,23 @@ impl Workshop {
     }
 
     /// Puts a library in place as a package manager does: the new file gets the old one's name.
-    fn install(&self, name: &str, function: &str, number: u8) -> PathBuf {
-        let (file, new) = (self.dir.join("sys").join(name), self.dir.join("new.so"));
-        let (soname, build) = (format!("-Wl,-soname,{name}"), format!("-Wl,--build-id=0xaa{number:02}"));
-        let source = format!("int {function}(void) {{ return {number}; }}");
-        self.cc(&source, &new, &["-shared", "-fPIC", &soname, &build]);
-        fs::rename(&new, &file).unwrap();
+    pub fn install(&self, name: &str, function: &str, number: u8) -> PathBuf {
+        let file = self.dir.join("sys").join(name);
+        fs::rename(self.build(name, function, number), &file).unwrap();
         file
     }
 
+    /// A version of a library that is not in its place yet.
+    pub fn build(&self, name: &str, function: &str, number: u8) -> PathBuf {
+        let new = self.dir.join(format!("{name}.{number}"));
+        let (soname, build) = (format!("-Wl,-soname,{name}"), format!("-Wl,--build-id=0xaa{number:02}"));
+        let source = format!("int {function}(void) {{ return {number}; }}");
+        self.cc(&source, &new, &["-shared", "-fPIC", &soname, &build]);
+        new
+    }
+
     /// A program whose own library, in its release, uses one of the machine's.
-    fn through(&self) -> Release {
+    pub fn through(&self) -> Release {
         let release = self.dir.join("through");
         let sys = format!("-Wl,--enable-new-dtags,-rpath,{}/sys", self.dir.display());
         let own = "int greet(void); int count(void) { return greet(); }";
@@ -89,7 +95,7 @@ impl Workshop {
     }
 
     /// A program that uses one of the machine's libraries itself.
-    fn direct(&self, name: &str, library: &str, function: &str) -> Release {
+    pub fn direct(&self, name: &str, library: &str, function: &str) -> Release {
         let release = self.dir.join(name);
         let source = format!("{SERVER}\nint {function}(void); int count(void) {{ return {function}(); }}");
         let sys = format!("-Wl,--enable-new-dtags,-rpath,{}/sys", self.dir.display());
@@ -99,16 +105,16 @@ impl Workshop {
 }
 
 /// Servers with time enough to look, however busy the machine is.
-fn shape(servers: u8) -> Shape {
+pub fn shape(servers: u8) -> Shape {
     Shape { servers, sets: vec!["app_server.limits.component_time=30s".to_owned()], ..Shape::default() }
 }
 
-fn scan(cluster: &Cluster) -> ScanView {
+pub fn scan(cluster: &Cluster) -> ScanView {
     serde_json::from_str(&cluster.well(&["component", "scan", "-o", "json"]).out).unwrap()
 }
 
 #[track_caller]
-fn show(cluster: &Cluster, component: &Path) -> ComponentView {
+pub fn show(cluster: &Cluster, component: &Path) -> ComponentView {
     let shown = cluster.well(&["component", "show", component.to_str().unwrap(), "-o", "json"]);
     serde_json::from_str(&shown.out).unwrap()
 }
@@ -122,7 +128,7 @@ fn quiesced(view: &ComponentView) -> Vec<String> {
 }
 
 /// The instances that run with a file that was replaced below this directory, as "program on server".
-fn stale(cluster: &Cluster, below: &Path) -> Vec<String> {
+pub fn stale(cluster: &Cluster, below: &Path) -> Vec<String> {
     scan(cluster);
     let listed = cluster.well(&["component", "ls", "--stale", "-o", "json"]).out;
     let page: Page<ComponentSummary> = serde_json::from_str(&listed).unwrap();

@@ -44,3 +44,9 @@ fn a_version_that_is_five_times_slower_is_undone_by_itself() {
     let ran = found_out(shop("2.0.0").mode("slow"), Mix::new(vec![Request::get("/slow?ms=30")]).unwrap(), 90.0);
     assert!(ran.err.contains("took longer than"), "{ran:?}");
 }
+
+#[test]
+fn a_version_that_leaks_until_it_is_killed_is_undone_by_itself() {
+    let ran = found_out(shop("2.0.0").mode("leak"), Mix::new(vec![Request::get("/")]).unwrap(), 90.0);
+    assert!(ran.err.contains("ended by itself") || ran.err.contains("answers were errors"), "{ran:?}");
+}

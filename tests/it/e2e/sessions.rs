@@ -39,7 +39,7 @@ fn sessions(cluster: &Cluster, program: &str, more: &str) -> Page<SessionView> {
 fn upgraded_with_clients(release: impl Fn(&str) -> Release, mix: Mix) -> (Cluster, Account) {
     let cluster = Cluster::start();
     let first = cluster.deploy(&release("1.0.0"));
-    let name = first.program.as_str().to_owned();
+    let name = first.program.as_ref().expect("a program").as_str().to_owned();
     let name: &'static str = Box::leak(name.into_boxed_str());
     let lane = Lane::to(name, 100.0, mix).versions(&["1.0.0", "2.0.0"]).sessions(CLIENTS);
     let load = Load::start(&cluster, vec![lane]);

@@ -107,7 +107,7 @@ async fn an_instance_outlives_its_node_and_is_adopted_by_the_next() {
     }
     let Found::Alive(instance) = adopt::adopt(&record, &ground.ports).unwrap() else { panic!("it lives") };
     assert!(instance.is_adopted() && instance.try_exited().is_none());
-    probe::probe(record.port, &ground.manifest.health).await.unwrap();
+    probe::probe(([127, 0, 0, 1], record.port).into(), &ground.manifest.health).await.unwrap();
     assert_ne!(ground.ports.lease().unwrap().port(), record.port);
     let stopped = stop_now(&instance).await;
     assert_eq!((stopped.exit, stopped.killed), (Exit::Unknown, false));

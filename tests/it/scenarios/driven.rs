@@ -31,11 +31,15 @@ pub struct Srv {
     run: u64,
     pub up: bool,
     pub healthy: bool,
+    pub restarts: u64,
     pub active: u64,
     /// Answers a second, while it serves.
     pub rate: u64,
     /// Answers and errors so far, in thousandths.
     answered: BTreeMap<Version, (u64, u64)>,
+    /// Its cores, and what of them, in thousandths, the program and its neighbour use; 0 cores: nothing is told.
+    pub cores: u32,
+    pub uses: (u32, u32),
     /// Nothing of it reaches management, nor the other way.
     pub silent: bool,
     /// Versions that do not start here, and why.
@@ -94,8 +98,11 @@ impl Srv {
             run: 1,
             up: true,
             healthy,
+            restarts: 0,
             active: 0,
             rate: 10,
+            cores: 0,
+            uses: (0, 0),
             answered,
             silent: false,
             fails,
@@ -105,7 +112,7 @@ impl Srv {
     }
 
     pub fn serves(&self) -> bool {
-        self.up && self.healthy && self.placement.state == State::Open
+        self.up && self.healthy && self.placement.state.takes_requests()
     }
 
     fn run(&self, name: &ServerName) -> RunId {
@@ -113,7 +120,16 @@ impl Srv {
     }
 
     pub fn report(&self) -> Report {
-        Report::of(&self.placement, self.healthy, self.active, 0)
+        let retiring = if self.placement.state == State::Overlapping { self.active } else { 0 };
+        Report { retiring, restarts: self.restarts, ..Report::of(&self.placement, self.healthy, self.active, 0) }
+    }
+
+    /// Of an overlap: what has been switched away from goes when it has nothing left to do.
+    fn look_at_old(&mut self, run: &RunId) {
+        if self.up && self.active == 0 {
+            let effects = self.placement.event(&Event::OldDrained, &here(run, 0));
+            self.perform(run, effects);
+        }
     }
 
     /// A tick's answers, of which so many in a hundred are errors.
@@ -146,11 +162,18 @@ impl Srv {
                     Some(event) => event,
                     None => continue,
                 },
-                Effect::CloseGate(_)
-                | Effect::OpenGate(_)
-                | Effect::KnowGate(_)
-                | Effect::MigrateSessions
-                | Effect::Report => continue,
+                Effect::Await(_) => Event::Worked(Ok(())),
+                Effect::StartBeside(release) => match self.start(release) {
+                    Some(event) => event,
+                    None => continue,
+                },
+                Effect::StopBeside | Effect::StopOld => {
+                    self.starting = None;
+                    Event::Stopped
+                }
+                Effect::Switch(_) if self.active == 0 => Event::OldDrained,
+                Effect::Switch(_) | Effect::CloseGate(_) | Effect::OpenGate(_) | Effect::Report => continue,
+                Effect::KnowGate(_) | Effect::MigrateSessions => continue,
             };
             effects.extend(self.placement.event(&event, &here(run, 0)));
         }
@@ -268,12 +291,20 @@ impl Driven {
     }
 
     fn beat(&mut self) {
-        for (name, server) in &self.servers {
+        for (name, server) in &mut self.servers {
+            let run = server.run(name);
+            server.look_at_old(&run);
             if !server.up || server.silent {
                 self.leader.down(name);
                 continue;
             }
             self.leader.up(name, &server.run(name), self.now);
+            if server.cores > 0 {
+                let neighbour = ProgramName::new("mail").unwrap();
+                self.leader.list.cell_mut(&neighbour, name);
+                let uses = BTreeMap::from([(program(), server.uses.0), (neighbour, server.uses.1)]);
+                self.leader.uses(name, server.cores, &uses);
+            }
             if self.leader.list.servers[name].sealed.is_some() {
                 self.leader.heard(name, &server.run(name), server.report());
             }
@@ -335,6 +366,8 @@ impl Driven {
                 let report = server.report();
                 self.leader.heard(name, &run, report);
             }
+            // Sets are driven by tests of their own.
+            Send::Together { .. } | Send::Worked { .. } => {}
             Send::Prepare { .. } | Send::Measure { .. } | Send::Hook { .. } => {}
         }
     }

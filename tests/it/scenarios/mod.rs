@@ -10,6 +10,8 @@
 //! | `S obeys`, `everyone obeys` | what is on its way to it arrives, and its answers come back |
 //! | `S answers N a second` | while it serves, from now on; 10 at first |
 //! | `version V answers in T with N errors in 100` | 20 ms and none, unless said |
+//! | `S uses X and mail Y of N cores` | what it tells of its load: of the program, of its neighbour |
+//! | `S is restarted` | its instance ended by itself |
 //! | `S has N active`, `S is healthy`, `S is unhealthy` | |
 //! | `S fails to start V: WHY`, `S is slow to start V`, `S comes up` | how it behaves from now on; it has come up |
 //! | `S crashes`, `S boots`, `S is silent`, `S is heard` | |

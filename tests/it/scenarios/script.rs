@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use neap::domain::duration;
 use neap::domain::names::{Release, RippleId, ServerName, Version};
-use neap::domain::placement::{Order, State};
+use neap::domain::placement::Order;
 use neap::domain::program::{LongLived, MinServing, OnDrainTimeout, RollbackOn};
 use neap::domain::ripple::machine::Send;
 use neap::domain::ripple::plan::{Ask, Plan, Policy, RippleKind};
@@ -101,9 +101,14 @@ fn on_server(driven: &mut Driven, name: &ServerName, does: &[&str], event: &str)
     match does {
         ["obeys"] => driven.obeys(name),
         ["has", count, "active"] => server.active = count.parse().unwrap(),
+        ["uses", own, "and", "mail", other, "of", cores, "cores"] => {
+            server.uses = (milli(own), milli(other));
+            server.cores = cores.parse().unwrap();
+        }
         ["answers", count, "a", "second"] => server.rate = count.parse().unwrap(),
         ["is", "healthy"] => server.healthy = true,
         ["is", "unhealthy"] => server.healthy = false,
+        ["is", "restarted"] => server.restarts += 1,
         ["is", "silent"] => server.silent = true,
         ["is", "heard"] => server.silent = false,
         ["crashes"] => driven.crash(name),
@@ -118,6 +123,10 @@ fn on_server(driven: &mut Driven, name: &ServerName, does: &[&str], event: &str)
         }
         _ => panic!("what is {event}?"),
     }
+}
+
+fn milli(cores: &str) -> u32 {
+    (cores.parse::<f64>().unwrap() * 1_000.0) as u32
 }
 
 fn ask(driven: &mut Driven, asked: Asked) -> Vec<String> {
@@ -136,11 +145,14 @@ pub fn asked(driven: &Driven, to: Option<Release>) -> Ask {
         holds: false,
         hooks: Default::default(),
         policy: Policy {
+            strategy: Default::default(),
             batch: 1,
             canary: 0,
             promote: Default::default(),
             rollback_on: None,
             hooks: Vec::new(),
+            max_utilization_milli: 800,
+            capacity_wait: Duration::from_secs(600),
             min_serving: 0,
             drain_timeout: Duration::from_secs(30),
             on_drain_timeout: OnDrainTimeout::Abort,
@@ -173,6 +185,8 @@ fn set(ask: &mut Ask, option: &str) {
     let (key, value) = option.split_once('=').unwrap_or((option, ""));
     match key {
         "batch" => ask.policy.batch = value.parse().unwrap(),
+        "strategy" => ask.policy.strategy = value.parse().unwrap(),
+        "capacity_wait" => ask.policy.capacity_wait = duration::parse(value).unwrap(),
         "canary" => ask.policy.canary = value.parse().unwrap(),
         "judge" => ask.policy.rollback_on = Some(RollbackOn::default()),
         "promote" => ask.policy.promote = value.parse().unwrap(),
@@ -263,7 +277,7 @@ fn shown(millis: u64) -> String {
 
 fn serves(driven: &Driven, name: &ServerName) -> String {
     let placement = &driven.servers[name].placement;
-    let version = placement.release.as_ref().filter(|_| placement.state == State::Open);
+    let version = placement.release.as_ref().filter(|_| placement.state.takes_requests());
     format!("{name}({})", version.map_or("?", |release| release.version.as_str()))
 }
 
@@ -286,10 +300,14 @@ fn sent(send: &Send) -> String {
                 Order::Upgrade { to, force, .. } => {
                     format!("upgrade to {}{}", to.version, if *force { ", by force" } else { "" })
                 }
+                Order::Overlap { to, .. } => format!("overlap to {}", to.version),
                 Order::Remove { .. } => "remove".to_owned(),
+                Order::Together { .. } => "together".to_owned(),
             };
             format!("{server} ← {order}")
         }
+        Send::Together { server, .. } => format!("{server} ← together"),
+        Send::Worked { .. } => String::new(),
     }
 }
 
@@ -301,6 +319,7 @@ fn steps(ripple: &Ripple) -> Vec<String> {
                 StepPhase::Pending => return None,
                 StepPhase::Quiescing { .. } => "quiescing".to_owned(),
                 StepPhase::Upgrading { .. } => "upgrading".to_owned(),
+                StepPhase::Overlapping { .. } => "overlapping".to_owned(),
                 StepPhase::Soaking { .. } => "soaking".to_owned(),
                 StepPhase::Done => "done".to_owned(),
                 StepPhase::Skipped { reason } => format!("skipped: {reason}"),

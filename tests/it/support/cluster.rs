@@ -33,13 +33,23 @@ pub struct Shape {
     pub sets: Vec<String>,
     /// Ports that a server has for its instances.
     pub ports: u16,
+    /// Each node has a binary of its own, so that another can be put in its place.
+    pub own_binaries: bool,
     /// A server's data directory, where it is not to be a plain one.
     pub data_dirs: Vec<(&'static str, PathBuf)>,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { servers: 3, routers: 1, together: false, sets: Vec::new(), ports: 40, data_dirs: Vec::new() }
+        Self {
+            servers: 3,
+            routers: 1,
+            together: false,
+            sets: Vec::new(),
+            ports: 40,
+            own_binaries: false,
+            data_dirs: Vec::new(),
+        }
     }
 }
 
@@ -113,6 +123,9 @@ impl Cluster {
         if let Some((_, data)) = shape.data_dirs.iter().find(|(of, _)| *of == name) {
             node.set(&format!("node.data_dir={}", data.display()));
             node.data = data.clone();
+        }
+        if shape.own_binaries {
+            node.own_binary(self.dir.path());
         }
         self.nodes.push(node);
     }

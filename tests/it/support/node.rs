@@ -4,6 +4,7 @@
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -15,7 +16,10 @@ pub struct Node {
     pub data: PathBuf,
     log: PathBuf,
     args: Vec<String>,
+    binary: PathBuf,
     child: Option<Child>,
+    /// The process that has taken the place of the one that was started.
+    heir: Option<i32>,
 }
 
 impl Node {
@@ -27,7 +31,16 @@ impl Node {
         for set in own.iter().chain(sets) {
             args.extend(["--set".to_owned(), set.clone()]);
         }
-        Self { name: name.to_owned(), data, log: dir.join(format!("{name}.log")), args, child: None }
+        let binary = PathBuf::from(env!("CARGO_BIN_EXE_neap"));
+        Self {
+            name: name.to_owned(),
+            data,
+            log: dir.join(format!("{name}.log")),
+            args,
+            binary,
+            child: None,
+            heir: None,
+        }
     }
 
     /// Says another value than before, from the next start.
@@ -38,18 +51,27 @@ impl Node {
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_neap"));
+        let mut command = Command::new(&self.binary);
         command.args(&self.args).env_clear().stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         command.envs(std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "LANG"));
         self.child = Some(command.spawn().unwrap());
     }
 
     pub fn runs(&mut self) -> bool {
+        if let Some(heir) = self.heir {
+            return has_args(heir, &self.args);
+        }
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// SIGKILL, and its end.
     pub fn kill9(&mut self) {
+        if let Some(heir) = self.heir.take() {
+            let _ = kill_process(Pid::from_raw(heir).unwrap(), Signal::KILL);
+            while has_args(heir, &self.args) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -71,9 +93,44 @@ impl Node {
         self.signal(Signal::CONT);
     }
 
+    /// Runs a binary of its own from its next start on, below `dir`.
+    pub fn own_binary(&mut self, dir: &Path) {
+        self.binary = dir.join(format!("neap-of-{}", self.name));
+        fs::hard_link(env!("CARGO_BIN_EXE_neap"), &self.binary).unwrap();
+    }
+
+    /// Puts another file in its binary's place, and has it hand over to that.
+    pub fn hand_over_to(&mut self, new: &Path) {
+        fs::rename(new, &self.binary).unwrap();
+        self.signal(Signal::USR2);
+    }
+
+    /// The process that works now.
+    pub fn pid(&self) -> i32 {
+        let child = || self.child.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)).id() as i32;
+        self.heir.unwrap_or_else(child)
+    }
+
+    /// Another process has taken its place; waits until the old one has ended what it had.
+    pub fn follow(&mut self) {
+        let (old, until) = (self.pid(), Instant::now() + Duration::from_secs(60));
+        let ended = |node: &mut Self| match node.heir {
+            Some(heir) => !has_args(heir, &node.args),
+            None => node.child.as_mut().unwrap().try_wait().unwrap().is_some(),
+        };
+        while !ended(self) {
+            assert!(Instant::now() < until, "{} has not handed over\n{}", self.name, self.tail());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.child = None;
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let mut pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok());
+        self.heir = pids.find(|pid| *pid != old && has_args(*pid, &self.args));
+        assert!(self.heir.is_some(), "{}: nobody has its place\n{}", self.name, self.tail());
+    }
+
     fn signal(&self, signal: Signal) {
-        let child = self.child.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name));
-        kill_process(Pid::from_child(child), signal).unwrap();
+        kill_process(Pid::from_raw(self.pid()).unwrap(), signal).unwrap();
     }
 
     /// All that it said.
@@ -96,6 +153,13 @@ impl Node {
         let tail = lines[lines.len().saturating_sub(SHOWN)..].join("\n");
         format!("--- {} ({})\n{tail}\n", self.name, self.log.display())
     }
+}
+
+/// Whether a process lives and was started with these arguments.
+fn has_args(pid: i32, args: &[String]) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words: Vec<&[u8]> = line.split(|byte| *byte == 0).skip(1).collect();
+    words.len() > args.len() && args.iter().zip(&words).all(|(arg, word)| arg.as_bytes() == *word)
 }
 
 impl Drop for Node {

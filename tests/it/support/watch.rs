@@ -77,7 +77,7 @@ pub fn serves(placement: &PlacementView, version: &str) -> bool {
 
 /// A ripple in a few lines.
 pub fn show(ripple: &RippleView) -> String {
-    let mut text = format!("ripple {} of {}: {}", ripple.id, ripple.program, ripple.state);
+    let mut text = format!("ripple {} of {}: {}", ripple.id, ripple.what(), ripple.state);
     for step in &ripple.steps {
         text.push_str(&format!("\n  {} {} {}", step.server, step.state, step.reason.as_deref().unwrap_or_default()));
     }

@@ -10,24 +10,32 @@ use crate::domain::ripple::hooks::{self, Hook, Need};
 use crate::domain::ripple::judge::{self, Verdict};
 use crate::domain::ripple::machine::Send;
 use crate::domain::ripple::plan::RippleKind;
-use crate::domain::ripple::soak::{Soak, WITHOUT_TRAFFIC, look_every};
+use crate::domain::ripple::soak::{RESTARTS_MAX, Soak, WITHOUT_TRAFFIC, look_every};
 use crate::domain::ripple::wait::{Reason, Wait};
 use crate::domain::ripple::{Asked, StepPhase};
 use crate::domain::server_list::{Measured, Report};
+
+/// How long after a gate's opening answers are not judged where there was none open.
+const BURST_MS: Millis = 2_000;
 
 impl Move<'_> {
     pub(super) fn soaking(&mut self, report: &Report, mut soak: Soak) -> Moved {
         if let Some(moved) = self.after_step(report) {
             return moved;
         }
-        let since = *soak.since.get_or_insert(self.now);
+        let since = soak.begin(self.now);
         soak.enough |= self.ripple.asked == Asked::Abort;
         self.look(&mut soak);
         let verdict = self.judge(&mut soak);
+        let restarted = soak.restarted(report.restarts);
+        soak.keep(self.ripple.plan.policy.soak.as_millis() as Millis, self.now);
         self.set(StepPhase::Soaking { soak: soak.clone() });
         if report.state == State::Failed {
             let reason = report.failure.clone().unwrap_or_else(|| "the new version failed".to_owned());
             return self.give_up(reason);
+        }
+        if restarted >= RESTARTS_MAX && self.limits().is_some() {
+            return self.give_up(format!("the new version ended by itself {restarted} times while it soaked"));
         }
         if let Some(bad) = verdict.as_ref().filter(|verdict| verdict.is_bad()) {
             let reason = bad.to_string();
@@ -86,7 +94,9 @@ impl Move<'_> {
     }
 
     fn limits(&self) -> Option<RollbackOn> {
-        self.ripple.plan.policy.rollback_on.filter(|_| self.ripple.plan.kind == RippleKind::Upgrade)
+        let plan = &self.ripple.plan;
+        let new_component = plan.kind == RippleKind::Restart && plan.set.is_some();
+        plan.policy.rollback_on.filter(|_| plan.kind == RippleKind::Upgrade || new_component)
     }
 
     /// What a server had counted when it was last asked, if that was within this soak.
@@ -108,10 +118,15 @@ impl Move<'_> {
     /// not upgraded yet; where there are too few of those, against what this server itself had counted of the old one.
     fn judge(&self, soak: &mut Soak) -> Option<Verdict> {
         let (limits, since) = (self.limits()?, soak.since?);
+        if self.now < since + self.burst() {
+            return None;
+        }
         let server = self.server();
         let planned = &self.ripple.plan.steps[self.index];
         let (to, from) = (self.target()?.version.clone(), planned.from.as_ref()?.version.clone());
-        if to == from {
+        // Of a component's set: the same version, on what it had before and on what it has now.
+        let same = to == from;
+        if same && self.ripple.plan.set.is_none() {
             return None;
         }
         let here = self.measured(&server, since)?;
@@ -124,9 +139,17 @@ impl Move<'_> {
             }
         }
         if old.answers < u64::from(limits.min_requests) {
-            old = of(here, &from);
+            old = if same { soak.before(&server) } else { of(here, &from) };
         }
         Some(judge::judge(&limits, &new, &old))
+    }
+
+    /// Where nobody else serves, what routers have held comes all at once when the gate opens: how long those answers take
+    /// tells of the hold, and not of the version.
+    fn burst(&self) -> Millis {
+        let policy = &self.ripple.plan.policy;
+        let alone = policy.min_serving == 0 && self.ripple.plan.steps.len() == 1;
+        if alone { BURST_MS.min(policy.soak.as_millis() as Millis / 2) } else { 0 }
     }
 
     /// The servers whose steps have not begun, and that serve what they had.
