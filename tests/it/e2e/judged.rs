@@ -48,5 +48,7 @@ fn a_version_that_is_five_times_slower_is_undone_by_itself() {
 #[test]
 fn a_version_that_leaks_until_it_is_killed_is_undone_by_itself() {
     let ran = found_out(shop("2.0.0").mode("leak"), Mix::new(vec![Request::get("/")]).unwrap(), 90.0);
-    assert!(ran.err.contains("ended by itself") || ran.err.contains("answers were errors"), "{ran:?}");
+    // Whichever it shows first: what leaks is slow as well before it ends.
+    let signs = ["ended by itself", "answers were errors", "took longer than"];
+    assert!(signs.iter().any(|sign| ran.err.contains(sign)), "{ran:?}");
 }
