@@ -148,10 +148,11 @@ impl Drain {
                 world.requests[client] = Some(Stage::Claimed);
                 world.listed[client] |= world.tagged[client];
             }
-            None if world.placement.state == State::Quiescing && world.memory[client] && world.tagged[client] => {
-                if !world.past_deadline {
-                    world.broken = Some("a session was turned away from its home before the deadline");
-                }
+            None if world.placement.state == State::Quiescing
+                && (world.memory[client] && world.tagged[client])
+                && !world.past_deadline =>
+            {
+                world.broken = Some("a session was turned away from its home before the deadline");
             }
             None => {}
         }
