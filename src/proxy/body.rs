@@ -60,10 +60,13 @@ impl Framing {
 
 /// Digits only, no sign, no list, no overflow.
 fn parse_length(value: &[u8]) -> Option<u64> {
-    if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
+    if value.is_empty() || value.len() > 19 {
         return None;
     }
-    std::str::from_utf8(value).ok()?.parse().ok()
+    value.iter().try_fold(0, |length, digit| match digit.wrapping_sub(b'0') {
+        digit @ 0..=9 => Some(length * 10 + u64::from(digit)),
+        _ => None,
+    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

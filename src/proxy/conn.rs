@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use super::answer::Answer;
 use super::body::Decoder;
 use super::buffer::Output;
-use super::exchange::{self, Fate, Meta};
+use super::exchange::{self, Fate, Live, Meta};
 use super::handler::{Attempts, Begin, Handler, Peer};
 use super::head;
 use super::inbound::{Client, Inbound, NoBytes};
@@ -129,17 +129,19 @@ async fn requests<H: Handler>(client: &mut Client<'_>, peer: Peer, handler: &H, 
             Some(Waited::ToPark) => return Ended::Parks,
             None => return Ended::Idle,
         }
-        let mut head = Output::lease();
-        let Some(opened) = read_head(&mut client.inbound, peer, handler, worker, &mut head).await else {
+        let (mut head, mut live) = (Output::lease(), None);
+        let Some(opened) = read_head(&mut client.inbound, peer, handler, worker, &mut head, &mut live).await else {
             return Ended::Idle;
         };
-        let fate = match opened {
-            Ok((meta, Begin::Forward(request))) => exchange::run(client, worker, meta, &mut head, request).await,
-            Ok((meta, Begin::Answer(answer))) => {
+        let fate = match (opened, &mut live) {
+            (Ok((meta, None)), Some(live)) => exchange::run(client, worker, meta, &mut head, live).await,
+            (Ok((meta, Some(answer))), _) => {
                 let (mut rest, waits) = (Decoder::new(meta.body), meta.expects_continue);
                 exchange::give(client, worker, &meta, &mut rest, waits, &answer).await
             }
-            Err(answer) => turn_away(client, &answer).await,
+            (Err(answer), _) => turn_away(client, &answer).await,
+            // There is none: what has no answer lives.
+            (Ok((_, None)), None) => Fate::Abort,
         };
         if fate != Fate::KeepAlive {
             return Ended::With(fate);
@@ -187,16 +189,19 @@ async fn wait_for_request(inbound: &mut Inbound<'_>, worker: &Worker, parks: boo
     }
 }
 
-type Opened<R> = Result<(Meta, Begin<R>), Answer>;
+/// What a head asks for, with the role's own answer to it, where it has one.
+type Opened = (Meta, Option<Answer>);
 
-/// Reads a head and lets the role decide; a forwarded one is written to `out`. `None`: the client left.
+/// Reads a head and lets the role decide; a forwarded one is written to `out` and lives in `live` from then on: moving it
+/// from hand to hand costs more than deciding about it. `None`: the client left.
 async fn read_head<H: Handler>(
     inbound: &mut Inbound<'_>,
     peer: Peer,
     handler: &H,
     worker: &Worker,
     out: &mut Output,
-) -> Option<Opened<H::Request>> {
+    live: &mut Option<Live<H::Request>>,
+) -> Option<Result<Opened, Answer>> {
     let (mut first, mut searched) = (true, 0);
     loop {
         // A head that comes in many pieces is parsed when it may be whole, or can no longer be.
@@ -204,7 +209,7 @@ async fn read_head<H: Handler>(
             || head::has_end(inbound.input.filled(), &mut searched)
             || inbound.input.len() > worker.limits.target_bytes
         {
-            match open(inbound.input.filled(), peer, handler, worker, out) {
+            match open(inbound.input.filled(), peer, handler, worker, out, live) {
                 Ok(Some((length, opened))) => {
                     inbound.seat.is_busy();
                     inbound.input.consume(length);
@@ -228,21 +233,25 @@ async fn read_head<H: Handler>(
     }
 }
 
-#[expect(clippy::type_complexity, reason = "named by its parts, used once")]
 fn open<H: Handler>(
     bytes: &[u8],
     peer: Peer,
     handler: &H,
     worker: &Worker,
     out: &mut Output,
-) -> Result<Option<(usize, (Meta, Begin<H::Request>))>, Answer> {
+    live: &mut Option<Live<H::Request>>,
+) -> Result<Option<(usize, Opened)>, Answer> {
     head::parse(bytes, &worker.limits, |head, length| {
-        let begin = handler.begin(head, peer);
-        if let Begin::Forward(request) = &begin {
-            head.write(request.strip_prefix(), |name| request.keeps_header(name), out);
-            request.write_headers(head, peer, &mut HeadWriter::new(out));
-        }
-        (length, (Meta::of(head), begin))
+        let answer = match handler.begin(head, peer) {
+            Begin::Answer(answer) => Some(answer),
+            Begin::Forward(request) => {
+                let request = live.insert(Live::new(request)).role();
+                head.write(request.strip_prefix(), |name| request.keeps_header(name), out);
+                request.write_headers(head, peer, &mut HeadWriter::new(out));
+                None
+            }
+        };
+        (length, (Meta::of(head), answer))
     })
 }
 

@@ -88,10 +88,6 @@ impl<R: Attempts> Live<R> {
         &mut self.request
     }
 
-    fn end(mut self, outcome: Outcome) {
-        self.tell(outcome);
-    }
-
     fn tell(&mut self, outcome: Outcome) {
         self.over = true;
         self.request.ended(outcome, Tally { received: self.received.get(), sent: self.sent.get() });
@@ -118,7 +114,7 @@ pub(super) struct Exchange<'x, 'c, R: Attempts> {
     pub head: &'x mut Output,
     pub head_bytes: usize,
     pub body: Body,
-    pub live: Live<R>,
+    pub live: &'x mut Live<R>,
     /// `100 Continue` was sent to the client.
     pub continued: bool,
 }
@@ -129,17 +125,16 @@ pub(super) async fn run<R: Attempts>(
     worker: &Worker,
     meta: Meta,
     head: &mut Output,
-    request: R,
+    live: &mut Live<R>,
 ) -> Fate {
-    let body = Body::new(meta.body, request.body_limit());
-    let (head_bytes, live) = (head.len(), Live::new(request));
+    let (head_bytes, body) = (head.len(), Body::new(meta.body, live.role().body_limit()));
     let mut exchange = Exchange { client, worker, meta, head, head_bytes, body, live, continued: false };
     let (outcome, fate) = exchange.carry().await;
     let Exchange { client, body, live, .. } = exchange;
     live.received.set(live.received.get() + body.received);
     let said_all = !meta.keep_alive && body.decoder.is_done();
     drop(body);
-    live.end(outcome);
+    live.tell(outcome);
     // Nothing unread turns this close into a reset.
     if fate == Fate::Close && said_all && client.inbound.is_quiet().await { Fate::CloseNow } else { fate }
 }

@@ -3,6 +3,7 @@
 
 use httparse::Header;
 
+use super::head::HEADERS;
 use super::writer::HeadWriter;
 
 /// Fields with a rule that are set apart; a head with more of them is looked at whole.
@@ -26,61 +27,93 @@ pub(super) enum Kind {
 #[inline]
 pub(super) fn kind(name: &str) -> Kind {
     let name = name.as_bytes();
-    let is = |known: &str, kind| if name.eq_ignore_ascii_case(known.as_bytes()) { kind } else { Kind::Passes };
     let Some(first) = name.first() else { return Kind::Passes };
-    match (first | 0x20, name.len()) {
-        (b'c', 10) => is("connection", Kind::HopByHop),
-        (b'c', 14) if name[7] == b'_' => is("content_length", Kind::HopByHop),
-        (b'c', 14) => is("content-length", Kind::Ruled),
-        (b'e', 6) => is("expect", Kind::Ruled),
-        (b'h', 4) => is("host", Kind::Ruled),
-        (b'h', 14) => is("http2-settings", Kind::HopByHop),
-        (b'k', 10) => is("keep-alive", Kind::HopByHop),
-        (b'n', 5..) if name[..4].eq_ignore_ascii_case(b"neap") && matches!(name[4], b'-' | b'_') => Kind::Neap,
-        (b'p', 5..) if name[..5].eq_ignore_ascii_case(b"proxy") => Kind::HopByHop,
-        (b't', 2) => is("te", Kind::HopByHop),
-        (b't', 17) if name[8] == b'_' => is("transfer_encoding", Kind::HopByHop),
-        (b't', 17) => is("transfer-encoding", Kind::HopByHop),
-        (b'u', 7) => is("upgrade", Kind::HopByHop),
-        _ => Kind::Passes,
+    let (is, kind) = match (first | 0x20, name.len()) {
+        (b'c', 10) => (same(name, b"connection"), Kind::HopByHop),
+        (b'c', 14) if name[7] == b'_' => (name.eq_ignore_ascii_case(b"content_length"), Kind::HopByHop),
+        (b'c', 14) => (same(name, b"content-length"), Kind::Ruled),
+        (b'e', 6) => (same(name, b"expect"), Kind::Ruled),
+        (b'h', 4) => (same(name, b"host"), Kind::Ruled),
+        (b'h', 14) => (same(name, b"http2-settings"), Kind::HopByHop),
+        (b'k', 10) => (same(name, b"keep-alive"), Kind::HopByHop),
+        (b'n', 5..) => (same(&name[..4], b"neap") && matches!(name[4], b'-' | b'_'), Kind::Neap),
+        (b'p', 5..) => (same(&name[..5], b"proxy"), Kind::HopByHop),
+        (b't', 2) => (same(name, b"te"), Kind::HopByHop),
+        (b't', 17) if name[8] == b'_' => (name.eq_ignore_ascii_case(b"transfer_encoding"), Kind::HopByHop),
+        (b't', 17) => (same(name, b"transfer-encoding"), Kind::HopByHop),
+        (b'u', 7) => (same(name, b"upgrade"), Kind::HopByHop),
+        _ => return Kind::Passes,
+    };
+    if is { kind } else { Kind::Passes }
+}
+
+/// Whether a field's name is this one, of lower-case letters, digits and `-`, in any case. All bytes at once: in a name,
+/// no other character becomes one of these by that bit.
+#[inline]
+fn same<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
+    let Ok(name) = <&[u8; N]>::try_from(name) else { return false };
+    name.iter().zip(known).fold(0, |other, (a, b)| other | ((a | 0x20) ^ b)) == 0
+}
+
+/// The few fields of a head that there are rules for, set apart so that each rule looks at these alone; and which fields
+/// do more than pass.
+pub(super) struct Ruled<'f, 'a> {
+    pub headers: &'f [Header<'a>],
+    pub marks: Marks,
+}
+
+/// Room for the fields that are set apart.
+pub(super) type Few<'a> = [Header<'a>; RULED];
+pub(super) const FEW: Few<'static> = [httparse::EMPTY_HEADER; RULED];
+
+/// Which fields of a head do more than pass, by number.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Marks(u128);
+
+impl Marks {
+    #[inline]
+    fn has(self, number: usize) -> bool {
+        self.0 >> number & 1 == 1
     }
 }
 
-/// The few fields of a head that there are rules for, set apart so that each rule looks at these alone.
-pub(super) struct Ruled<'h, 'a> {
-    few: [Header<'a>; RULED],
-    count: usize,
-    all: &'h [Header<'a>],
-}
-
-impl<'h, 'a> Ruled<'h, 'a> {
+impl<'f, 'a> Ruled<'f, 'a> {
+    /// Of a head of at most [`HEADERS`] fields.
     #[inline]
-    pub fn of(all: &'h [Header<'a>]) -> Self {
-        let (mut few, mut count) = ([httparse::EMPTY_HEADER; RULED], 0);
-        for header in all {
-            if matches!(kind(header.name), Kind::HopByHop | Kind::Ruled) {
+    pub fn of(all: &'f [Header<'a>], few: &'f mut Few<'a>) -> Self {
+        debug_assert!(all.len() <= HEADERS);
+        let (mut count, mut marks) = (0, Marks::default());
+        for (number, header) in all.iter().enumerate() {
+            let kind = kind(header.name);
+            if kind == Kind::Passes {
+                continue;
+            }
+            marks.0 |= 1 << number;
+            if kind != Kind::Neap {
                 if let Some(place) = few.get_mut(count) {
                     *place = *header;
                 }
                 count += 1;
             }
         }
-        Self { few, count, all }
-    }
-
-    #[inline]
-    pub fn headers(&self) -> &[Header<'a>] {
-        self.few.get(..self.count).unwrap_or(self.all)
+        Self { headers: few.get(..count).unwrap_or(all), marks }
     }
 }
 
-/// Copies the fields of `head` that `keeps` names. Neighbours that stand there just as they would be written are copied
-/// together.
-pub(super) fn copy(head: &[u8], headers: &[Header<'_>], keeps: impl Fn(&Header<'_>) -> bool, out: &mut Vec<u8>) {
+/// Copies the fields of `head` that `keeps` names, of which it is told whether they are marked. Neighbours that stand
+/// there just as they would be written are copied together.
+#[inline]
+pub(super) fn copy(
+    head: &[u8],
+    headers: &[Header<'_>],
+    marks: Marks,
+    keeps: impl Fn(&Header<'_>, bool) -> bool,
+    out: &mut Vec<u8>,
+) {
     let begin = head.as_ptr().addr();
     let mut run = 0..0;
-    for field in headers {
-        if !keeps(field) {
+    for (number, field) in headers.iter().enumerate() {
+        if !keeps(field, marks.has(number)) {
             continue;
         }
         let start = field.name.as_ptr().addr().wrapping_sub(begin);
@@ -143,7 +176,7 @@ mod tests {
         let head = b"A: 1\r\nB:2\r\nC:  3\r\nD: 4 \r\nDrop: 5\r\nE: 6\r\nF: \r\nG:\r\nH: 7\r\nI: 8\r\nDrop: 9\r\n\r\n";
         parsed(head, |headers| {
             let (mut out, mut expected) = (b"X".to_vec(), b"X".to_vec());
-            copy(head, headers, |field| field.name != "Drop", &mut out);
+            copy(head, headers, Marks::default(), |field, _| field.name != "Drop", &mut out);
             headers.iter().filter(|field| field.name != "Drop").for_each(|field| {
                 HeadWriter::new(&mut expected).copy(field);
             });
@@ -156,7 +189,7 @@ mod tests {
         let (one, other) = (b"A: 1\r\nB: 2\r\n\r\n".to_vec(), b"C: 3\r\nD: 4\r\n\r\n".to_vec());
         parsed(&one, |headers| {
             let mut out = Vec::new();
-            copy(&other, headers, |_| true, &mut out);
+            copy(&other, headers, Marks::default(), |_, _| true, &mut out);
             assert_eq!(out, b"A: 1\r\nB: 2\r\n");
         });
     }
@@ -166,9 +199,12 @@ mod tests {
         for count in [1, RULED, RULED + 1, 60] {
             let head = format!("A: 1\r\n{}\r\n", "Host: a\r\n".repeat(count));
             parsed(head.as_bytes(), |headers| {
-                let ruled = Ruled::of(headers);
-                let hosts = ruled.headers().iter().filter(|header| header.name == "Host").count();
-                assert_eq!((hosts, ruled.headers().len() > count), (count, count > RULED));
+                let mut few = FEW;
+                let ruled = Ruled::of(headers, &mut few);
+                let hosts = ruled.headers.iter().filter(|header| header.name == "Host").count();
+                assert_eq!((hosts, ruled.headers.len() > count), (count, count > RULED));
+                let marked: Vec<_> = (0..HEADERS).filter(|number| ruled.marks.has(*number)).collect();
+                assert_eq!(marked, (1..=count).collect::<Vec<_>>());
             });
         }
     }

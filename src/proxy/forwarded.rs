@@ -25,8 +25,8 @@ pub fn write(head: &RequestHead<'_>, peer: SocketAddr, trusted: bool, proto: &st
         Some(before) => out.add_display("X-Forwarded-For", format_args!("{before}, {ip}")),
         None => out.add_ip("X-Forwarded-For", ip),
     }
-    out.add("X-Forwarded-Proto", sent("x-forwarded-proto").unwrap_or(proto));
-    out.add("X-Forwarded-Host", sent("x-forwarded-host").unwrap_or(head.host));
+    out.add_clean("X-Forwarded-Proto", sent("x-forwarded-proto").unwrap_or(proto).as_bytes());
+    out.add_clean("X-Forwarded-Host", sent("x-forwarded-host").unwrap_or(head.host).as_bytes());
 }
 
 /// All fields of a name as one list; one field, the usual case, is not copied.

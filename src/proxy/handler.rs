@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::answer::Answer;
-use super::head::{RequestHead, is_neap_header};
+use super::head::RequestHead;
 use super::response::ResponseHead;
 use super::writer::HeadWriter;
 
@@ -62,10 +62,11 @@ pub trait Attempts: 'static {
         0
     }
 
-    /// Whether the client's field is sent on. Hop-by-hop fields, `Host`, `Expect` and framing are not asked about. Names
-    /// are as the client wrote them. The default drops every `Neap-*`.
+    /// Whether the client's field is sent on. Hop-by-hop fields, `Host`, `Expect` and framing are not asked about, nor is
+    /// any `Neap-*`, which are never sent on. Names are as the client wrote them. The default keeps all others.
     fn keeps_header(&self, name: &str) -> bool {
-        !is_neap_header(name)
+        let _ = name;
+        true
     }
 
     /// Adds fields to the forwarded head, once a request, with the client's head at hand (see [`super::forwarded`]).

@@ -7,7 +7,7 @@ use std::net::Ipv6Addr;
 use super::answer::Answer;
 use super::body::Framing;
 use super::buffer::BUFFER_BYTES;
-use super::fields::{self, Kind, Ruled, kind};
+use super::fields::{self, FEW, Kind, Marks, Ruled, kind};
 use super::limits::Limits;
 use super::path::{self, Bytes};
 use super::writer::HeadWriter;
@@ -40,6 +40,7 @@ pub struct RequestHead<'a> {
     pub keep_alive: bool,
     /// `Connection` names fields beyond the usual.
     lists_headers: bool,
+    marks: Marks,
     /// All of it, as it came.
     bytes: &'a [u8],
 }
@@ -65,7 +66,7 @@ impl<'a> RequestHead<'a> {
         matches!(self.method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE")
     }
 
-    /// Writes the forwarded head, without framing and without its last line.
+    /// Writes the forwarded head, without framing and without its last line. Of the fields that only pass, `keeps` is asked.
     pub(super) fn write(&self, strip: usize, keeps: impl Fn(&str) -> bool, out: &mut Vec<u8>) {
         out.extend_from_slice(self.method.as_bytes());
         out.push(b' ');
@@ -79,12 +80,11 @@ impl<'a> RequestHead<'a> {
             out.extend_from_slice(query.as_bytes());
         }
         out.extend_from_slice(b" HTTP/1.1\r\n");
-        HeadWriter::new(out).add("Host", self.host);
-        fields::copy(self.bytes, self.headers, |header| self.is_end_to_end(header.name) && keeps(header.name), out);
-    }
-
-    fn is_end_to_end(&self, name: &str) -> bool {
-        matches!(kind(name), Kind::Passes | Kind::Neap) && !(self.lists_headers && self.is_listed(name))
+        HeadWriter::new(out).add_clean("Host", self.host.as_bytes());
+        let passes = |field: &httparse::Header<'_>, marked: bool| {
+            !marked && keeps(field.name) && !(self.lists_headers && self.is_listed(field.name))
+        };
+        fields::copy(self.bytes, self.headers, self.marks, passes, out);
     }
 }
 
@@ -150,8 +150,8 @@ pub(super) fn parse<T>(
     if headers.len() > limits.fields {
         return Err(too_many_fields(limits));
     }
-    let ruled = Ruled::of(headers);
-    let ruled = ruled.headers();
+    let mut few = FEW;
+    let Ruled { headers: ruled, marks } = Ruled::of(headers, &mut few);
     let host = host(ruled, target.authority, http10)?;
     let body = Framing::of_request(ruled, http10).map_err(malformed)?;
     let connection = Connection::of(ruled);
@@ -167,6 +167,7 @@ pub(super) fn parse<T>(
         http10,
         keep_alive: !connection.close && (!http10 || connection.keep_alive),
         lists_headers: connection.lists,
+        marks,
         bytes: &bytes[..length],
     };
     Ok(Some(f(&head, length)))

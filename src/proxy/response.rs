@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use super::body::Framing;
-use super::fields::{self, Kind, Ruled, kind};
+use super::fields::{self, FEW, Kind, Marks, Ruled, kind};
 use super::head::{Connection, HEADERS, connection_tokens, header, tokens};
 use super::limits::HeadBounds;
 use super::writer::push_number;
@@ -22,6 +22,7 @@ pub struct ResponseHead<'a> {
     pub(super) keeps_for: Option<Duration>,
     /// `Connection` names fields beyond the usual.
     lists_headers: bool,
+    marks: Marks,
     /// All of it, as it came.
     bytes: &'a [u8],
 }
@@ -33,8 +34,8 @@ impl<'a> ResponseHead<'a> {
     }
 
     pub fn is_event_stream(&self) -> bool {
-        let kind = self.header("content-type").unwrap_or_default();
-        kind.get(..17).is_some_and(|start| start.eq_ignore_ascii_case("text/event-stream"))
+        let kind = header(self.headers, "content-type").unwrap_or_default();
+        kind.get(..17).is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
     }
 
     pub(super) fn is_interim(&self) -> bool {
@@ -53,13 +54,12 @@ impl<'a> ResponseHead<'a> {
         out.extend_from_slice(self.reason.as_bytes());
         out.extend_from_slice(b"\r\n");
         let listed = |name: &str| connection_tokens(self.headers).any(|token| token.eq_ignore_ascii_case(name));
-        let passes = |field: &httparse::Header<'_>| match kind(field.name) {
-            Kind::Passes => !(self.lists_headers && listed(field.name)),
+        let passes = |field: &httparse::Header<'_>, marked: bool| match marked {
+            false => !(self.lists_headers && listed(field.name)),
             // Of the fields with a rule, only the length is one of an answer's.
-            Kind::Ruled => !field.name.eq_ignore_ascii_case("content-length"),
-            Kind::HopByHop | Kind::Neap => false,
+            true => kind(field.name) == Kind::Ruled && !field.name.eq_ignore_ascii_case("content-length"),
         };
-        fields::copy(self.bytes, self.headers, passes, out);
+        fields::copy(self.bytes, self.headers, self.marks, passes, out);
     }
 }
 
@@ -87,8 +87,8 @@ pub(super) fn parse<T>(
     if headers.len() > bounds.fields || length > bounds.bytes {
         return Err("the response's head is too large");
     }
-    let ruled = Ruled::of(headers);
-    let ruled = ruled.headers();
+    let mut few = FEW;
+    let Ruled { headers: ruled, marks } = Ruled::of(headers, &mut few);
     let framing = Framing::of_response(ruled)?;
     let body = if answers_head || status < 200 || status == 204 || status == 304 { Framing::Empty } else { framing };
     let connection = Connection::of(ruled);
@@ -105,6 +105,7 @@ pub(super) fn parse<T>(
         keep_alive: keep_alive && !doubtful && body != Framing::UntilClose,
         keeps_for: header(ruled, "keep-alive").and_then(announced),
         lists_headers: connection.lists,
+        marks,
         bytes: &bytes[..length],
     };
     Ok(Some(f(&head, length)))

@@ -26,6 +26,17 @@ impl<'a> HeadWriter<'a> {
         self.end_line(start);
     }
 
+    /// Adds a field whose value cannot end its line: it was parsed as a field's, or is of neap's own making.
+    #[inline]
+    pub fn add_clean(&mut self, name: &str, value: &[u8]) {
+        debug_assert!(!value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)));
+        self.out.reserve(name.len() + value.len() + 4);
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b": ");
+        self.out.extend_from_slice(value);
+        self.out.extend_from_slice(b"\r\n");
+    }
+
     /// Adds a field whose value is a number.
     #[inline]
     pub fn add_number(&mut self, name: &str, value: u64) {
@@ -38,15 +49,21 @@ impl<'a> HeadWriter<'a> {
     /// Adds a field whose value is an address.
     pub fn add_ip(&mut self, name: &str, value: IpAddr) {
         let IpAddr::V4(value) = value else { return self.add_display(name, value) };
-        self.out.extend_from_slice(name.as_bytes());
-        self.out.extend_from_slice(b": ");
-        for (at, octet) in value.octets().into_iter().enumerate() {
-            if at > 0 {
-                self.out.push(b'.');
+        let (mut text, mut at) = ([b'.'; 16], 0);
+        for octet in value.octets() {
+            if octet >= 100 {
+                text[at] = b'0' + octet / 100;
+                at += 1;
             }
-            push_number(self.out, octet.into());
+            if octet >= 10 {
+                text[at] = b'0' + octet / 10 % 10;
+                at += 1;
+            }
+            text[at] = b'0' + octet % 10;
+            // And the dot, which is there already.
+            at += 2;
         }
-        self.out.extend_from_slice(b"\r\n");
+        self.add_clean(name, &text[..at - 1]);
     }
 
     /// Adds a field whose value is shown.
@@ -59,14 +76,10 @@ impl<'a> HeadWriter<'a> {
         self.end_line(start);
     }
 
-    /// Adds a field that was parsed, and so cannot end its line.
+    /// Adds a field that was parsed.
     #[inline]
     pub(super) fn copy(&mut self, field: &httparse::Header<'_>) {
-        self.out.reserve(field.name.len() + field.value.len() + 4);
-        self.out.extend_from_slice(field.name.as_bytes());
-        self.out.extend_from_slice(b": ");
-        self.out.extend_from_slice(field.value);
-        self.out.extend_from_slice(b"\r\n");
+        self.add_clean(field.name, field.value);
     }
 
     #[inline]
@@ -99,6 +112,15 @@ pub(super) fn push_number(out: &mut Vec<u8>, mut number: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_written_as_it_is_shown() {
+        for address in ["0.0.0.0", "127.0.0.1", "255.255.255.255", "10.99.100.9", "1.20.205.110", "::1"] {
+            let mut out = Vec::new();
+            HeadWriter::new(&mut out).add_ip("A", address.parse().unwrap());
+            assert_eq!(String::from_utf8(out).unwrap(), format!("A: {address}\r\n"));
+        }
+    }
 
     #[test]
     fn no_value_can_end_its_line() {

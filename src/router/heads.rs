@@ -3,7 +3,7 @@
 
 use super::ids::Ids;
 pub use crate::link::secret::CLUSTER_KEY;
-use crate::proxy::{About, HeadWriter, RequestHead, forwarded, is_neap_header};
+use crate::proxy::{About, HeadWriter, RequestHead, forwarded};
 
 /// To a server's data port: which program the request is for.
 pub const PROGRAM: &str = "Neap-Program";
@@ -41,24 +41,23 @@ impl Names {
         Self { about, client_id: given.is_some(), client_trace: trace.only().is_some_and(is_trace) }
     }
 
-    /// Whether the client's field goes on. Nobody but neap says `Neap-*` or writes what a router writes.
+    /// Whether the client's field goes on. Nobody but neap writes what a router writes.
     pub fn keeps(&self, name: &str) -> bool {
         let replaced = |ours: &str, kept: bool| same(name, ours) && !(kept && name.eq_ignore_ascii_case(ours));
-        let ours = match name.len() {
+        !match name.len() {
             11 => replaced(TRACE, self.client_trace),
             12 => replaced(REQUEST_ID, self.client_id),
             _ => forwarded::is_forwarding_header(name),
-        };
-        !(ours || is_neap_header(name))
+        }
     }
 
     /// Writes the names that the client did not give.
     pub fn write(&self, ids: &Ids, out: &mut HeadWriter<'_>) {
         if !self.client_id {
-            out.add(REQUEST_ID, self.about.id());
+            out.add_clean(REQUEST_ID, self.about.id());
         }
         if !self.client_trace {
-            out.add(TRACE, ids.trace());
+            out.add_clean(TRACE, &ids.trace());
         }
     }
 }
@@ -140,20 +139,12 @@ mod tests {
     }
 
     #[test]
-    fn the_clients_own_neap_and_forwarding_fields_do_not_go_on() {
+    fn the_clients_own_forwarding_fields_do_not_go_on() {
         let names = names(&[("X-REQUEST-ID", "mine"), ("Traceparent", "no trace")]);
         for kept in ["Accept", "x-request-id", "Cookie", "X-Neap", "X-Forwarded-Port"] {
             assert!(names.keeps(kept), "{kept}");
         }
-        for dropped in [
-            "Neap-Program",
-            "neap_refused",
-            "NEAP-VERSION",
-            "Neap-Tracer",
-            "X-Forwarded-For",
-            "X_Request_Id",
-            "TraceParent",
-        ] {
+        for dropped in ["X-Forwarded-For", "X_Request_Id", "TraceParent"] {
             assert!(!names.keeps(dropped), "{dropped}");
         }
     }

@@ -8,8 +8,17 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 pub const REQUEST_ID_BYTES: usize = 26;
 /// Characters of a `traceparent`.
 pub const TRACE_BYTES: usize = 55;
-const BASE32: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
-const HEX: [[u8; 2]; 256] = hex_pairs();
+static BASE32: [[u8; 2]; 1024] = base32_pairs();
+static HEX: [[u8; 2]; 256] = hex_pairs();
+
+const fn base32_pairs() -> [[u8; 2]; 1024] {
+    let (digits, mut pairs, mut value) = (b"0123456789ABCDEFGHJKMNPQRSTVWXYZ", [[0; 2]; 1024], 0);
+    while value < 1024 {
+        pairs[value] = [digits[value >> 5], digits[value & 31]];
+        value += 1;
+    }
+    pairs
+}
 
 const fn hex_pairs() -> [[u8; 2]; 256] {
     let (digits, mut pairs, mut byte) = (b"0123456789abcdef", [[0; 2]; 256], 0);
@@ -73,11 +82,12 @@ impl Ids {
     }
 }
 
-/// Five bits a character, the highest first.
+/// Five bits a character, the highest first; an even number of characters.
+#[inline]
 fn write_base32(mut value: u64, out: &mut [u8]) {
-    for character in out.iter_mut().rev() {
-        *character = BASE32[(value & 31) as usize];
-        value >>= 5;
+    for pair in out.as_chunks_mut::<2>().0.iter_mut().rev() {
+        *pair = BASE32[(value & 1023) as usize];
+        value >>= 10;
     }
 }
 

@@ -233,6 +233,7 @@ impl<'a> RequestHead<'a> {
             http10: false,
             keep_alive: true,
             lists_headers: false,
+            marks: super::Marks::default(),
             bytes: b"",
         }
     }

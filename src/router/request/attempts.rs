@@ -78,7 +78,7 @@ impl Attempts for Request {
             visit.write_headers(out);
         } else {
             // These are for a server: no program sees them.
-            out.add(heads::PROGRAM, self.program.name().as_str());
+            out.add_clean(heads::PROGRAM, self.program.name().as_str().as_bytes());
             if let Some(secret) = &self.worker.shared.rules.secret {
                 out.add(heads::CLUSTER_KEY, secret.key());
             }
