@@ -7,7 +7,7 @@ use super::head::HEADERS;
 use super::writer::HeadWriter;
 
 /// Fields with a rule that are set apart; a head with more of them is looked at whole.
-const RULED: usize = 16;
+const RULED: usize = 8;
 
 /// What a proxy does with a field, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
