@@ -40,6 +40,7 @@ impl Collector for Scrape {
         let rows = self.0.ledger.sum();
         requests(&mut to, &rows)?;
         took(&mut to, &rows)?;
+        self.overhead(&mut to)?;
         let at = |row: &Row| vec![("program", row.program.to_string()), ("server", name(&row.server))];
         let of = |row: &Row| vec![("program", row.program.to_string())];
         let refused = sums(&rows, &at, |tally| tally.counts.refused);
@@ -85,6 +86,16 @@ impl Scrape {
 }
 
 impl Scrape {
+    fn overhead(&self, to: &mut DescriptorEncoder) -> fmt::Result {
+        let (buckets, sum) = self.0.overhead.read();
+        let help = "From a request's head to its being sent on, of one request in 32, without a body and not held";
+        let node = BTreeMap::from([(vec![("node", self.0.rules.identity.name.to_string())], ())]);
+        family(to, "neap_router_overhead_seconds", help, MetricType::Histogram, &node, |(), mut to| {
+            let count = buckets.iter().map(|(_, count)| count).sum();
+            to.encode_histogram::<NoLabelSet>(sum.as_secs_f64(), count, &buckets, None)
+        })
+    }
+
     fn certificates(&self, to: &mut DescriptorEncoder) -> fmt::Result {
         let Some(certificates) = &self.0.rules.certificates else { return Ok(()) };
         let (mut ends, mut broken) = (BTreeMap::new(), BTreeMap::new());

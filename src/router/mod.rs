@@ -22,6 +22,7 @@ mod ledger;
 mod line;
 mod list;
 mod metrics;
+mod overhead;
 mod request;
 mod requests;
 mod shared;

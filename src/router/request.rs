@@ -11,6 +11,7 @@ use super::affinity::{self, Carried};
 use super::heads::Names;
 use super::here::Visit;
 use super::ledger::Counter;
+use super::overhead::EVERY;
 use super::shared::HeldPlace;
 use super::snapshot::{HERE, Placement, Server};
 use super::worker::{Local, Worker};
@@ -52,6 +53,8 @@ pub struct Request {
     repeated: bool,
     held: Option<Held>,
     gave_up: bool,
+    /// How long it takes to be sent on is looked at.
+    sampled: bool,
 }
 
 /// What is known of a request when it comes.
@@ -116,6 +119,7 @@ impl Drop for Held {
 impl Request {
     pub(super) fn new(worker: &Rc<Worker>, came: Came) -> Self {
         let Came { program, strip, trusted, names, carried, body, at, seen } = came;
+        let (turn, came_whole) = (worker.next_turn(), matches!(body, Framing::Empty | Framing::Length(0)));
         let (hold, patience) = (program.program.manifest().upgrade.hold, worker.shared.rules.unreachable_wait);
         Self {
             strip,
@@ -124,7 +128,7 @@ impl Request {
             carried,
             body,
             began: at,
-            dispatch: Dispatch::new(Bounds { hold, patience }, worker.next_turn()),
+            dispatch: Dispatch::new(Bounds { hold, patience }, turn),
             view: Some(Rc::clone(&program)),
             program,
             worker: Rc::clone(worker),
@@ -138,6 +142,8 @@ impl Request {
             repeated: false,
             held: None,
             gave_up: false,
+            // While a body comes, or it is held, it is not the router that takes time.
+            sampled: came_whole && turn.is_multiple_of(EVERY),
         }
     }
 
@@ -206,6 +212,13 @@ impl Request {
         let request_timeout = target.request_timeout.min(self.program.program.manifest().request_timeout);
         // Keys of instances and of servers never meet in the pool.
         Some(Next::Try(Target { request_timeout, key: target.key | HERE, ..target }))
+    }
+
+    /// It is sent on now.
+    fn sample(&mut self) {
+        if std::mem::take(&mut self.sampled) {
+            self.worker.shared.overhead.took(self.began.elapsed());
+        }
     }
 
     fn program_counter(&self) -> Kept<Counter> {

@@ -16,6 +16,7 @@ use super::actor::SetAside;
 use super::here::Here;
 use super::https::Redirect;
 use super::ledger::Ledger;
+use super::overhead::Overhead;
 use super::snapshot::{Server, Setting, Snapshot};
 use crate::domain::placement::Millis;
 use crate::link::identity::Identity;
@@ -46,6 +47,7 @@ pub struct Rules {
 pub struct Shared {
     pub rules: Rules,
     pub ledger: Ledger,
+    pub overhead: Overhead,
     pub setting: Setting,
     pub here: Option<Arc<dyn Here>>,
     snapshot: ArcSwap<Snapshot>,
@@ -65,6 +67,7 @@ impl Shared {
             here,
             rules,
             ledger: Ledger::new(setting.workers),
+            overhead: Overhead::default(),
             setting,
             snapshot: ArcSwap::default(),
             seen: AtomicU64::new(0),

@@ -51,6 +51,7 @@ impl Attempts for Request {
             match self.decide() {
                 routing::Next::Try(place) => {
                     if let Some(next) = self.go(place) {
+                        self.sample();
                         return next;
                     }
                 }
@@ -61,6 +62,7 @@ impl Attempts for Request {
                     return Next::Stop(self.give_up("held_requests_full", detail));
                 }
                 routing::Next::Wait { until, .. } => {
+                    self.sampled = false;
                     let shared = &self.worker.shared;
                     let held = self.held.as_ref();
                     let line = held.map(|held| self.worker.line.wait(&held.program, held.ticket, self.seen));

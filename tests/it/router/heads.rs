@@ -141,5 +141,15 @@ async fn metrics_tell_requests_by_program_version_server_and_outcome() {
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
+    // One request in 32 of each worker is looked at.
+    let sampled = |text: &str| {
+        let mut counts = text.lines().filter_map(|line| line.strip_prefix("neap_router_overhead_seconds_count"));
+        counts.next().and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0_u64)
+    };
+    for _ in 0..128 {
+        get(under.http(), "/shop").await;
+    }
+    let text = under.control("/metrics").await.body;
+    assert!((1..=4).contains(&sampled(&text)), "{text}");
     under.router.stop().await;
 }
