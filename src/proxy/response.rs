@@ -135,6 +135,7 @@ mod tests {
                 keep_alive: true,
                 keeps_for: None,
                 lists_headers: false,
+                marks: Marks::default(),
                 bytes: b"",
             }
         }
