@@ -194,7 +194,8 @@ fn a_disk_that_is_full_while_a_release_is_unpacked_is_an_error_that_says_so() {
 
 #[test]
 fn a_port_range_that_is_used_up_is_an_error_that_names_it() {
-    let shape = Shape { ports: 1, ..two() };
+    // One for the sessions' data, one for a program.
+    let shape = Shape { ports: 2, ..two() };
     unchanged_by(shape, |cluster| {
         let ran = cluster.deploy_with(&mail("1.0.0"), &[]);
         fails(&ran, 1, &["port range used up", "[app_server] ports"]);
