@@ -18,7 +18,7 @@ fn session() -> Value {
 fn a_page_of_sessions_is_shown_and_the_next_is_a_cursor_away() {
     let asked = "GET /api/v1/sessions?program=shop&limit=50&sort=age&server=app-2&version=1.4.2";
     let page = (200, json!({"items": [session()], "next": "17.01AR"}));
-    let management = Management::reciting(&[(asked, &[page.clone()])]);
+    let management = Management::reciting(&[(asked, std::slice::from_ref(&page))]);
     let args = ["session", "ls", "shop", "--on", "app-2", "--version", "1.4.2"];
     let shown = ran(at(&management, &args));
     assert_eq!(shown.code, 0, "{shown:?}");
