@@ -91,6 +91,7 @@ pub async fn hand_over(running: Running, store: Option<Store>, binary: &Path, si
         relay::tell_main_pid(pid);
     }
     handed::let_go();
+    tracing::info!(pid = heir.pid(), "another process has this one's place");
     if let Some(router) = router {
         tokio::select! {
             () = router.retire() => {}

@@ -95,7 +95,7 @@ async fn secure(mut tls: Box<TlsStream>, worker: &Worker, seat: &Seat) -> Option
             return Poll::Ready(opened);
         }
         // Nothing was asked for yet.
-        if worker.is_draining() || seat.gives_way() {
+        if worker.closes_idle() || seat.gives_way() {
             return Poll::Ready(Err(io::ErrorKind::Interrupted.into()));
         }
         timer.poll().map(|()| Err(io::ErrorKind::TimedOut.into()))
@@ -169,15 +169,15 @@ async fn wait_for_request(inbound: &mut Inbound<'_>, worker: &Worker, parks: boo
             return Some(Waited::ForBytes);
         }
         inbound.seat.waits_for_request();
-        match inbound.fill(|| !ending && worker.is_draining()).await {
+        match inbound.fill(|| !ending && worker.closes_idle()).await {
             Ok(()) => {}
             // Without an idle timeout the other side closes, and its next request may already be on the way. Once the
             // connection was idle for longer than `reuse_idle`, only one that is safe to repeat can be (P2c).
-            Err(NoBytes::Late) if !ending && worker.is_draining() && idle.is_none() => {
+            Err(NoBytes::Late) if !ending && worker.closes_idle() && idle.is_none() => {
                 ending = true;
                 inbound.expect_within(Some(2 * worker.limits.reuse_idle));
             }
-            Err(NoBytes::Late) if parks && !worker.is_draining() && !inbound.seat.gives_way() => {
+            Err(NoBytes::Late) if parks && !worker.closes_idle() && !inbound.seat.gives_way() => {
                 if inbound.input.is_empty() {
                     return Some(Waited::ToPark);
                 }

@@ -6,7 +6,7 @@ use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -35,14 +35,30 @@ const ROOM_EVERY: Duration = Duration::from_millis(50);
 /// After an accept that failed, mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Between two looks whether anybody is left of a worker that retires.
+const RETIRED_LOOK: Duration = Duration::from_millis(100);
+
 /// Ends listeners in an orderly way: no new connections, idle ones closed, the others closed after their answer.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown(Arc<Signal>);
 
 #[derive(Debug, Default)]
 struct Signal {
-    begun: AtomicBool,
+    end: AtomicU8,
     waiters: Notify,
+}
+
+/// How a worker's connections end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+enum End {
+    /// As their clients want.
+    #[default]
+    NotYet,
+    /// After one more request each. To close an idle one would lose the request that may be on its way.
+    Retires,
+    /// Idle ones at once, the others after what they are at.
+    Closes,
 }
 
 impl Shutdown {
@@ -51,18 +67,36 @@ impl Shutdown {
     }
 
     pub fn begin(&self) {
-        self.0.begun.store(true, Ordering::Release);
+        self.tell(End::Closes);
+    }
+
+    /// No new connections either; but those there are stay until their next request, which is answered with
+    /// `Connection: close`, or until they have been idle for as long as they may be at any time. `begin` may follow.
+    pub fn retire(&self) {
+        self.tell(End::Retires);
+    }
+
+    fn tell(&self, end: End) {
+        self.0.end.fetch_max(end as u8, Ordering::AcqRel);
         self.0.waiters.notify_waiters();
     }
 
-    pub fn has_begun(&self) -> bool {
-        self.0.begun.load(Ordering::Acquire)
+    fn has(&self, end: End) -> bool {
+        self.0.end.load(Ordering::Acquire) >= end as u8
     }
 
+    /// Waits until idle connections are to be closed, too.
     pub async fn wait(&self) {
-        let mut notified = std::pin::pin!(self.0.waiters.notified());
-        notified.as_mut().enable();
-        if !self.has_begun() {
+        self.told(End::Closes).await;
+    }
+
+    async fn told(&self, end: End) {
+        loop {
+            let mut notified = std::pin::pin!(self.0.waiters.notified());
+            notified.as_mut().enable();
+            if self.has(end) {
+                return;
+            }
             notified.await;
         }
     }
@@ -74,7 +108,7 @@ pub(super) struct Worker {
     pub pool: Pool,
     pub seats: Rc<Seats>,
     pub lot: Lot,
-    draining: Cell<bool>,
+    end: Cell<End>,
     told: Told,
 }
 
@@ -84,12 +118,24 @@ impl Worker {
         let pool = Pool::new(&limits);
         let crowd = &limits.crowd;
         let (seats, lot) = (Seats::new(Arc::clone(crowd)), Lot::open(Arc::clone(crowd))?);
-        Ok(Rc::new(Self { limits, pool, seats, lot, draining: Cell::new(false), told: Told::default() }))
+        Ok(Rc::new(Self { limits, pool, seats, lot, end: Cell::default(), told: Told::default() }))
     }
 
     /// Whether connections are to end after what they are at.
     pub fn is_draining(&self) -> bool {
-        self.draining.get()
+        self.end.get() >= End::Retires
+    }
+
+    /// Whether those that are at nothing are to end, too.
+    pub fn closes_idle(&self) -> bool {
+        self.end.get() == End::Closes
+    }
+
+    /// Waits until no connection is left, parked ones included.
+    async fn empty(&self) {
+        while self.connections() > 0 {
+            tokio::time::sleep(RETIRED_LOOK).await;
+        }
     }
 
     /// Whether idle connections are parked before they are closed.
@@ -161,7 +207,7 @@ pub async fn serve<H: Handler>(doors: Vec<Door>, handler: Rc<H>, limits: Limits,
     };
     let serving = async {
         tokio::select! {
-            () = shutdown.wait() => Ok(()),
+            () = shutdown.told(End::Retires) => Ok(()),
             never = sweep(&worker) => never,
             error = worker.lot.leaving(resume) => Err(error),
             never = pass_nudges(&mut nudges, &*handler, &worker) => never,
@@ -170,7 +216,18 @@ pub async fn serve<H: Handler>(doors: Vec<Door>, handler: Rc<H>, limits: Limits,
     };
     serving.await?;
     drop(doors);
-    worker.draining.set(true);
+    worker.end.set(End::Retires);
+    let retiring = async {
+        tokio::select! {
+            () = shutdown.wait() => Ok(()),
+            () = worker.empty() => Ok(()),
+            never = sweep(&worker) => never,
+            error = worker.lot.leaving(resume) => Err(error),
+            never = pass_nudges(&mut nudges, &*handler, &worker) => never,
+        }
+    };
+    retiring.await?;
+    worker.end.set(End::Closes);
     // Each ends as it would have without having been parked.
     worker.lot.clear(resume);
     worker.seats.wake_all();

@@ -30,6 +30,9 @@ use crate::proxy::{Door, Limits, Shutdown, listen, serve};
 use crate::tls::Watch;
 use crate::wire::messages::{NodeRole, Registration};
 
+/// Between two words about connections that are left.
+const RETIRING_TOLD: Duration = Duration::from_secs(10);
+
 /// What a router needs to know; `node.rs` makes it of the configuration.
 #[derive(Clone)]
 pub struct RouterConfig {
@@ -183,19 +186,21 @@ impl RunningRouter {
 
 impl RunningRouter {
     /// Leaves its place to another process, which has its sockets: it takes no more connections, and each that it has
-    /// stays until it ends, idle ones in order at once. Management hears no more of it.
+    /// stays until its next answer, or until it has been idle for `client_idle`: none is closed for the sake of this, for a
+    /// request might be on its way. Management hears no more of it.
     pub async fn retire(self) {
         // It keeps what it knows on disk; the other process tells management from now on.
         let _ = self.actor.send(actor::Retire).await;
         self.shared.stop();
-        self.shutdown.begin();
+        self.shutdown.retire();
         self.desk.stop(true).await;
-        let (mut arbiters, mut all) = (Vec::new(), Vec::new());
-        for Worker { arbiter, ended } in self.workers {
-            arbiters.push(arbiter);
-            all.push(ended);
+        let (arbiters, all): (Vec<_>, Vec<_>) =
+            self.workers.into_iter().map(|Worker { arbiter, ended }| (arbiter, ended)).unzip();
+        let mut all = std::pin::pin!(futures_util::future::join_all(all));
+        while tokio::time::timeout(RETIRING_TOLD, &mut all).await.is_err() {
+            let (open, idle) = (self.shared.rules.crowd.open(), self.shared.rules.crowd.parked());
+            info!(open, idle, "has handed over, and waits for the last answers of its connections, or their end");
         }
-        futures_util::future::join_all(all).await;
         arbiters.iter().for_each(|arbiter| {
             arbiter.stop();
         });

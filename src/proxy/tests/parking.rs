@@ -3,6 +3,7 @@
 use super::support::*;
 use crate::proxy::{Crowd, Limits};
 use rustix::process::{Resource, Rlimit};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,6 +125,41 @@ fn shutdown_closes_what_is_parked_and_serves_what_was_on_its_way() {
         proxy.join();
         assert_eq!(parked.parked(), 0);
     }
+}
+
+#[test]
+fn a_retiring_worker_answers_one_more_request_on_each_connection_and_closes_none_that_is_idle() {
+    let upstream = echo();
+    let (limits, parked) = parking(Limits { idle_timeout: Some(Duration::from_secs(60)), ..Limits::default() });
+    let mut proxy = Proxy::with(Script::to([target(upstream.addr)]), limits);
+    let (mut used, mut parked_first, mut left) = (proxy.connect(), proxy.connect(), proxy.connect());
+    until(&parked, 3);
+    used.send(get("/1"));
+    used.message();
+    proxy.shutdown.retire();
+    until(&parked, 3);
+    assert!(TcpStream::connect(proxy.addr).is_err(), "no new connection");
+    for client in [&mut used, &mut parked_first] {
+        client.send(get("/2"));
+        let all = client.rest();
+        assert!(all.contains("Connection: close") && all.ends_with("/2"), "{all}");
+    }
+    // The last that is left leaves by itself; or is closed when the worker is to end.
+    proxy.shutdown.begin();
+    assert_eq!(left.rest(), "");
+    proxy.join();
+    assert_eq!(parked.parked(), 0);
+}
+
+#[test]
+fn a_worker_that_retires_ends_with_the_last_connection_that_was_idle_too_long() {
+    let (limits, parked) = parking(Limits { idle_timeout: Some(Duration::from_millis(1)), ..Limits::default() });
+    let mut proxy = Proxy::with(Script::to([]), limits);
+    let mut idle = proxy.connect();
+    until(&parked, 1);
+    proxy.shutdown.retire();
+    assert_eq!(idle.rest(), "");
+    proxy.ended();
 }
 
 /// As many clients as the process may have, at most 2000.

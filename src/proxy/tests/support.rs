@@ -196,6 +196,11 @@ impl Proxy {
     /// Whether the worker's thread has ended, within the deadline.
     pub fn join(&mut self) {
         self.shutdown.begin();
+        self.ended();
+    }
+
+    /// Waits for the end of the worker, which nobody asks for.
+    pub fn ended(&mut self) {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -1,6 +1,8 @@
 //! A node is replaced by another binary while it serves: its sockets go to the new process, and its programs stay.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -51,6 +53,47 @@ fn a_router_forth_and_back_refuses_and_resets_no_connection() {
     }
     load.finish().nothing_lost(&cluster);
     cluster.until_all_up();
+}
+
+/// One request on a connection that is kept, with its whole answer.
+fn ask_on(connection: &mut TcpStream, path: &str) -> String {
+    write!(connection, "GET {path} HTTP/1.1\r\nHost: neap\r\n\r\n").unwrap();
+    let (mut answer, mut piece) = (Vec::new(), [0; 4096]);
+    loop {
+        let text = String::from_utf8_lossy(&answer).to_ascii_lowercase();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            if body.len() >= length.map_or(0, |length| length.parse().unwrap()) {
+                return text;
+            }
+        }
+        let read = connection.read(&mut piece).unwrap();
+        assert!(read > 0, "closed: {text}");
+        answer.extend(&piece[..read]);
+    }
+}
+
+#[test]
+fn a_kept_connection_gets_one_more_answer_from_the_router_that_was_replaced() {
+    let mut cluster = Cluster::shaped(shape(1));
+    cluster.deploy(&shop("1.0.0"));
+    let mut kept: Vec<TcpStream> = (0..3).map(|_| TcpStream::connect(cluster.router()).unwrap()).collect();
+    for connection in &mut kept {
+        connection.set_read_timeout(Some(SOON)).unwrap();
+        let answer = ask_on(connection, "/shop/");
+        assert!(answer.starts_with("http/1.1 200") && !answer.contains("connection: close"), "{answer}");
+    }
+    let new = another(&cluster, "forth");
+    cluster.node(ROUTER).hand_over_to(&new);
+    cluster.node(ROUTER).succeeded(1);
+    cluster.until_all_up();
+    // The new process answers new connections; the old one those that it has, each once more.
+    assert_eq!(cluster.get("/shop/", SOON).unwrap().status, 200);
+    for connection in &mut kept {
+        let answer = ask_on(connection, "/shop/");
+        assert!(answer.starts_with("http/1.1 200") && answer.contains("connection: close"), "{answer}");
+        assert_eq!(connection.read(&mut [0]).unwrap(), 0, "closed behind the answer");
+    }
 }
 
 #[test]

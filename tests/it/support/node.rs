@@ -20,6 +20,8 @@ pub struct Node {
     child: Option<Child>,
     /// The process that has taken the place of the one that was started.
     heir: Option<i32>,
+    /// Those that may have connections left.
+    retired: Vec<i32>,
 }
 
 impl Node {
@@ -40,6 +42,7 @@ impl Node {
             binary,
             child: None,
             heir: None,
+            retired: Vec::new(),
         }
     }
 
@@ -66,6 +69,9 @@ impl Node {
 
     /// SIGKILL, and its end.
     pub fn kill9(&mut self) {
+        for retired in self.retired.drain(..).filter(|retired| has_args(*retired, &self.args)) {
+            let _ = kill_process(Pid::from_raw(retired).unwrap(), Signal::KILL);
+        }
         if let Some(heir) = self.heir.take() {
             let _ = kill_process(Pid::from_raw(heir).unwrap(), Signal::KILL);
             while has_args(heir, &self.args) {
@@ -127,6 +133,21 @@ impl Node {
         let mut pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok());
         self.heir = pids.find(|pid| *pid != old && has_args(*pid, &self.args));
         assert!(self.heir.is_some(), "{}: nobody has its place\n{}", self.name, self.tail());
+    }
+
+    /// Another process has taken its place; the old one may have connections left. `hops`: how often that was so.
+    pub fn succeeded(&mut self, hops: usize) {
+        let (old, until) = (self.pid(), Instant::now() + Duration::from_secs(60));
+        while self.log().matches("another process has this one's place").count() < hops {
+            assert!(Instant::now() < until, "{} has not handed over\n{}", self.name, self.tail());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let mut pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok());
+        let new = pids.find(|pid| *pid != old && !self.retired.contains(pid) && has_args(*pid, &self.args));
+        assert!(new.is_some(), "{}: nobody has its place\n{}", self.name, self.tail());
+        self.retired.push(old);
+        self.heir = new;
     }
 
     fn signal(&self, signal: Signal) {
