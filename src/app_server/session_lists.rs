@@ -3,8 +3,6 @@
 //! (`visit`), or where lists are kept beyond memory (`keeping`).
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use crate::domain::names::ProgramName;
@@ -20,8 +18,8 @@ const PARTS: usize = 16;
 const IDLE_DEFAULT: WallMillis = 30 * 60 * 1_000;
 /// Sessions of one part that one look for idle ones looks at.
 const EXPIRE_MAX: usize = 5_000;
-/// Ids handed out to requests under way, of one program; more are not known to the data endpoint.
-const MINTED_MAX: usize = 100_000;
+/// Ids handed out to requests under way, of one part; more are not known to the data endpoint.
+const MINTED_MAX: usize = 100_000 / PARTS;
 
 /// The lists of all programs.
 #[derive(Debug)]
@@ -34,16 +32,23 @@ pub struct SessionLists {
 /// The list of one program.
 #[derive(Debug)]
 pub struct ProgramList {
-    parts: Vec<Mutex<SessionList>>,
+    parts: Vec<Mutex<Part>>,
     /// Where sessions that begin now are at home.
     place: RwLock<Option<Place>>,
-    /// Handed out, and how many requests under way bear each.
-    minted: Mutex<HashMap<SessionId, u32, AsItself>>,
-    /// Gone on elsewhere with so many requests under way here: what these ask for is theirs still.
-    leaving: Mutex<HashMap<SessionId, u32, AsItself>>,
-    is_leaving: AtomicBool,
     arrivals: Arc<OnceLock<Arc<Arrivals>>>,
 }
+
+/// The part of a program's list that some ids are of.
+#[derive(Debug)]
+struct Part {
+    list: SessionList,
+    /// Handed out, and how many requests under way bear each.
+    minted: Bearers,
+    /// Gone on elsewhere with so many requests under way here: what these ask for is theirs still.
+    leaving: Bearers,
+}
+
+type Bearers = HashMap<SessionId, u32, AsItself>;
 
 impl SessionLists {
     /// With at most so many sessions of one program.
@@ -77,16 +82,16 @@ impl SessionLists {
 
 impl ProgramList {
     fn new(bounds: Bounds, arrivals: Arc<OnceLock<Arc<Arrivals>>>) -> Self {
-        let parts = (0..PARTS).map(|_| Mutex::new(SessionList::new(bounds))).collect();
-        let (place, minted, leaving, is_leaving) = Default::default();
-        Self { parts, place, minted, leaving, is_leaving, arrivals }
+        let part = || Part { list: SessionList::new(bounds), minted: Bearers::default(), leaving: Bearers::default() };
+        let parts = (0..PARTS).map(|_| Mutex::new(part())).collect();
+        Self { parts, place: RwLock::default(), arrivals }
     }
 
-    fn part(&self, id: SessionId) -> MutexGuard<'_, SessionList> {
+    fn part(&self, id: SessionId) -> MutexGuard<'_, Part> {
         lock(&self.parts[id.0 as usize % PARTS])
     }
 
-    fn parts(&self) -> impl Iterator<Item = MutexGuard<'_, SessionList>> {
+    fn parts(&self) -> impl Iterator<Item = MutexGuard<'_, Part>> {
         self.parts.iter().map(lock)
     }
 
@@ -94,74 +99,69 @@ impl ProgramList {
     pub fn settle(&self, place: Place, idle: WallMillis) {
         *self.place.write().unwrap_or_else(PoisonError::into_inner) = Some(place);
         for mut part in self.parts() {
-            let bounds = part.bounds();
+            let bounds = part.list.bounds();
             if bounds.idle != idle {
-                part.set_bounds(Bounds { idle, ..bounds });
+                part.list.set_bounds(Bounds { idle, ..bounds });
             }
         }
     }
 
     pub fn begin(&self, id: SessionId, place: &Place, now: WallMillis) -> bool {
-        let mut part = self.part(id);
+        let list = &mut self.part(id).list;
         // Where the program has put data into it, it has begun.
-        if part.contains(id) { part.arrive(id, now, place, now) == Arrival::Known } else { part.begin(id, place, now) }
+        if list.contains(id) { list.arrive(id, now, place, now) == Arrival::Known } else { list.begin(id, place, now) }
     }
 
     pub fn arrive(&self, id: SessionId, issued: WallMillis, place: &Place, now: WallMillis) -> Arrival {
-        self.part(id).arrive(id, issued, place, now)
+        self.part(id).list.arrive(id, issued, place, now)
     }
 
     /// How many have ended since it was last asked.
     pub fn take_finished(&self) -> u64 {
-        self.parts().map(|mut part| part.take_finished()).sum()
+        self.parts().map(|mut part| part.list.take_finished()).sum()
     }
 
     /// Whether a session with a tag of that time has ended, as far as is known here.
     pub fn is_over(&self, id: SessionId, issued: WallMillis, now: WallMillis) -> bool {
-        self.part(id).is_over(id, issued, now)
+        self.part(id).list.is_over(id, issued, now)
     }
 
     pub fn finish(&self, id: SessionId, now: WallMillis) {
-        self.part(id).finish(id, now);
-        if self.is_leaving.load(Relaxed) {
-            let mut leaving = lock(&self.leaving);
-            release(&mut leaving, id);
-            self.is_leaving.store(!leaving.is_empty(), Relaxed);
-        }
+        let mut part = self.part(id);
+        part.list.finish(id, now);
+        release(&mut part.leaving, id);
     }
 
     pub fn end(&self, id: SessionId, how: End, now: WallMillis) -> bool {
-        self.part(id).end(id, how, now)
+        self.part(id).list.end(id, how, now)
     }
 
     pub fn contains(&self, id: SessionId) -> bool {
-        self.part(id).contains(id)
+        self.part(id).list.contains(id)
     }
 
     pub fn count(&self) -> usize {
-        self.parts().map(|part| part.count()).sum()
+        self.parts().map(|part| part.list.count()).sum()
     }
 
     /// Ends those that are idle, looking at so many of each part at the most.
     pub fn expire(&self, now: WallMillis, most: usize) -> usize {
-        self.parts().map(|mut part| part.expire(now, most)).sum()
+        self.parts().map(|mut part| part.list.expire(now, most)).sum()
     }
 
     /// All of them go on elsewhere.
     pub fn migrate_all(&self, now: WallMillis) -> usize {
-        let mut count = 0;
-        for mut part in self.parts() {
-            let mut leaving = lock(&self.leaving);
-            leaving.extend(part.all().filter(|session| session.active > 0).map(|session| (session.id, session.active)));
-            self.is_leaving.store(!leaving.is_empty(), Relaxed);
-            count += part.migrate_all(now);
-        }
-        count
+        let migrate = |mut part: MutexGuard<'_, Part>| {
+            let Part { list, leaving, .. } = &mut *part;
+            leaving.extend(list.all().filter(|session| session.active > 0).map(|session| (session.id, session.active)));
+            list.migrate_all(now)
+        };
+        self.parts().map(migrate).sum()
     }
 
     pub fn figures(&self, now: WallMillis) -> Figures {
         let parts: Vec<_> = self.parts().collect();
-        SessionList::figures(parts.iter().map(|part| &**part), now)
+        SessionList::figures(parts.iter().map(|part| &part.list), now)
     }
 
     /// A session has come here from another server.
@@ -173,7 +173,7 @@ impl ProgramList {
 
     /// An id is handed out to a request that may begin a session with it.
     pub fn mint(&self, id: SessionId) {
-        let mut minted = lock(&self.minted);
+        let minted = &mut self.part(id).minted;
         if minted.len() < MINTED_MAX {
             *minted.entry(id).or_insert(0) += 1;
         }
@@ -181,11 +181,7 @@ impl ProgramList {
 
     /// That request has ended.
     pub fn unmint(&self, id: SessionId) {
-        release(&mut lock(&self.minted), id);
-    }
-
-    fn is_minted(&self, id: SessionId) -> bool {
-        lock(&self.minted).contains_key(&id)
+        release(&mut self.part(id).minted, id);
     }
 }
 
@@ -195,7 +191,9 @@ impl Lists for SessionLists {
     }
 
     fn idle(&self, program: &ProgramName) -> WallMillis {
-        self.find(program).and_then(|list| list.parts().next().map(|part| part.bounds().idle)).unwrap_or(IDLE_DEFAULT)
+        self.find(program)
+            .and_then(|list| list.parts().next().map(|part| part.list.bounds().idle))
+            .unwrap_or(IDLE_DEFAULT)
     }
 
     fn place(&self, program: &ProgramName) -> Option<Place> {
@@ -205,7 +203,7 @@ impl Lists for SessionLists {
     fn take_changes(&self, program: &ProgramName, most: usize) -> Vec<Change> {
         let mut changes = Vec::new();
         for mut part in self.find(program).iter().flat_map(|list| list.parts()) {
-            changes.extend(part.take_changes(most - changes.len()));
+            changes.extend(part.list.take_changes(most - changes.len()));
             if changes.len() >= most {
                 break;
             }
@@ -220,11 +218,11 @@ impl Lists for SessionLists {
     }
 
     fn change_all(&self, program: &ProgramName) {
-        self.find(program).iter().for_each(|list| list.parts().for_each(|mut part| part.change_all()));
+        self.find(program).iter().for_each(|list| list.parts().for_each(|mut part| part.list.change_all()));
     }
 
     fn restore(&self, program: &ProgramName, session: &Session) {
-        self.program(program).part(session.id).restore(session);
+        self.program(program).part(session.id).list.restore(session);
     }
 
     fn contains(&self, program: &ProgramName, id: SessionId) -> bool {
@@ -232,20 +230,20 @@ impl Lists for SessionLists {
     }
 
     fn knows(&self, program: &ProgramName, id: SessionId) -> bool {
-        let asks =
-            |list: Arc<ProgramList>| list.contains(id) || list.is_minted(id) || lock(&list.leaving).contains_key(&id);
-        self.find(program).is_some_and(asks)
+        let Some(list) = self.find(program) else { return false };
+        let part = list.part(id);
+        part.list.contains(id) || part.minted.contains_key(&id) || part.leaving.contains_key(&id)
     }
 
     fn keep(&self, program: &ProgramName, id: SessionId) {
         // One that goes on elsewhere is not listed again for what its last requests here write.
-        let Some(list) = self.find(program).filter(|list| list.is_minted(id)) else { return };
+        let Some(list) = self.find(program) else { return };
         let place = list.place.read().unwrap_or_else(PoisonError::into_inner).clone();
         let (mut part, now) = (list.part(id), super::keeping::now());
-        if let Some(place) = place.filter(|_| !part.contains(id))
-            && part.begin(id, &place, now)
+        if let Some(place) = place.filter(|_| part.minted.contains_key(&id) && !part.list.contains(id))
+            && part.list.begin(id, &place, now)
         {
-            part.finish(id, now);
+            part.list.finish(id, now);
         }
     }
 
@@ -255,7 +253,7 @@ impl Lists for SessionLists {
 }
 
 /// One request less bears the id.
-fn release(counts: &mut HashMap<SessionId, u32, AsItself>, id: SessionId) {
+fn release(counts: &mut Bearers, id: SessionId) {
     if let Some(count) = counts.get_mut(&id) {
         *count -= 1;
         if *count == 0 {

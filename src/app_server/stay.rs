@@ -17,6 +17,8 @@ use crate::proxy::{HeadWriter, ResponseHead};
 /// By which a program hears of the session.
 const SESSION_HEADER: &str = "Neap-Session";
 const SET_COOKIE: &str = "Set-Cookie";
+/// What most cookies take.
+const COOKIE_BYTES: usize = 256;
 
 /// What requests to one instance need to know of sessions.
 #[derive(Debug)]
@@ -26,7 +28,9 @@ pub struct Sessions {
     keys: TagKeys,
     program: ProgramName,
     rule: SessionRule,
-    path: String,
+    /// How the tag's cookie begins, to its value, and what follows that.
+    cookie: Vec<u8>,
+    attributes: Vec<u8>,
 }
 
 /// What a request's client sent of a session.
@@ -61,8 +65,10 @@ impl Sessions {
         let rule = manifest.session.clone()?;
         let (list, place) = (list(), Place { server: server.clone(), version: version.clone() });
         list.settle(place.clone(), millis(rule.idle));
-        let (program, path, keys) = (manifest.name.clone(), manifest.cookie_path().to_owned(), keys.clone());
-        Some(Arc::new(Self { list, place, keys, program, rule, path }))
+        let (program, keys) = (manifest.name.clone(), keys.clone());
+        let cookie = format!("neap_{program}=").into_bytes();
+        let attributes = format!("; Path={}; HttpOnly; SameSite=Lax", manifest.cookie_path()).into_bytes();
+        Some(Arc::new(Self { list, place, keys, program, rule, cookie, attributes }))
     }
 
     /// Whether the tag says that its session is at home here, and it has not ended.
@@ -116,7 +122,7 @@ impl Sessions {
 
 impl Stay {
     pub fn write_headers(&self, out: &mut HeadWriter<'_>) {
-        out.add(SESSION_HEADER, self.id.text());
+        out.add_clean(SESSION_HEADER, &self.id.text());
     }
 
     /// The program's answer begins, ends or goes on with the session.
@@ -157,19 +163,18 @@ impl Stay {
         let keys = self.sessions.keys.get();
         let Some(keys) = keys.as_ref() else { return };
         let (place, program) = (&self.sessions.place, &self.sessions.program);
-        let mut value = format!("neap_{program}=").into_bytes();
-        Tag::write(self.id, (&place.server, &place.version), now, program, keys, &mut value);
-        self.write(value, out);
+        self.write(out, |value| Tag::write(self.id, (&place.server, &place.version), now, program, keys, value));
     }
 
     fn forget(&self, out: &mut HeadWriter<'_>) {
-        self.write(format!("neap_{}=; Max-Age=0", self.sessions.program).into_bytes(), out);
+        self.write(out, |value| value.extend_from_slice(b"; Max-Age=0"));
     }
 
-    fn write(&self, mut value: Vec<u8>, out: &mut HeadWriter<'_>) {
-        value.extend_from_slice(b"; Path=");
-        value.extend_from_slice(self.sessions.path.as_bytes());
-        value.extend_from_slice(b"; HttpOnly; SameSite=Lax");
+    fn write(&self, out: &mut HeadWriter<'_>, content: impl FnOnce(&mut Vec<u8>)) {
+        let mut value = Vec::with_capacity(COOKIE_BYTES);
+        value.extend_from_slice(&self.sessions.cookie);
+        content(&mut value);
+        value.extend_from_slice(&self.sessions.attributes);
         if self.secure {
             value.extend_from_slice(b"; Secure");
         }
