@@ -2,6 +2,7 @@
 //! again. Must not know who names it, or why.
 
 use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 
 use super::head::RequestHead;
 
@@ -12,7 +13,8 @@ const PATH_BYTES: usize = 200;
 const METHOD_BYTES: usize = 32;
 
 thread_local! {
-    static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    /// Never dropped, as the worker's other buffers.
+    static FREE: ManuallyDrop<RefCell<Vec<Vec<u8>>>> = const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
 
 /// One request's names, kept beyond its head. Long ones are cut.
@@ -25,7 +27,7 @@ pub struct About {
 
 impl About {
     pub fn new(id: &[u8], head: &RequestHead<'_>) -> Self {
-        let mut bytes = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        let mut bytes = FREE.with(|free| free.borrow_mut().pop()).unwrap_or_default();
         let (method, path) = (cut(head.method.as_bytes(), METHOD_BYTES), cut(head.path.as_bytes(), PATH_BYTES));
         bytes.reserve(id.len() + method.len() + path.len());
         bytes.extend_from_slice(id);
@@ -51,7 +53,8 @@ impl Drop for About {
     fn drop(&mut self) {
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.clear();
-        FREE.with_borrow_mut(|free| {
+        FREE.with(|free| {
+            let mut free = free.borrow_mut();
             if free.len() < FREE_BUFFERS {
                 free.push(bytes);
             }

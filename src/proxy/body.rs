@@ -3,8 +3,9 @@
 
 use std::io::Write;
 
+use super::fields::is;
 use super::forwarded::is_forwarding_header;
-use super::head::{HEADERS, header, is_hop_by_hop, is_neap_header};
+use super::head::{HEADERS, is_hop_by_hop, is_neap_header};
 use super::writer::HeadWriter;
 
 /// Bytes of one chunk-size line, with its extensions.
@@ -25,12 +26,14 @@ pub enum Framing {
 impl Framing {
     /// The framing of a request; the error says what is ambiguous.
     pub(super) fn of_request(headers: &[httparse::Header<'_>], http10: bool) -> Result<Self, &'static str> {
-        let lengths = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("content-length")).count();
-        let mut codings = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("transfer-encoding"));
+        let lengths = headers.iter().filter(|header| is(header.name, b"content-length")).count();
+        let mut codings = headers.iter().filter(|header| is(header.name, b"transfer-encoding"));
         match (codings.next(), codings.next(), lengths) {
             (None, _, 0) => Ok(Self::Empty),
-            (None, _, 1) => header(headers, "content-length")
-                .and_then(parse_length)
+            (None, _, 1) => headers
+                .iter()
+                .find(|header| is(header.name, b"content-length"))
+                .and_then(|header| parse_length(header.value))
                 .map(Self::Length)
                 .ok_or("Content-Length is not a number"),
             (None, _, _) => Err("there are several Content-Length fields"),
@@ -44,12 +47,12 @@ impl Framing {
 
     /// The framing of a response's body, where its status and the request's method allow one (RFC 9112, 6.3).
     pub(super) fn of_response(headers: &[httparse::Header<'_>]) -> Result<Self, &'static str> {
-        let mut codings = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("transfer-encoding"));
+        let mut codings = headers.iter().filter(|header| is(header.name, b"transfer-encoding"));
         if let Some(coding) = codings.next() {
             let chunked = coding.value.eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
             return if chunked { Ok(Self::Chunked) } else { Err("the only Transfer-Encoding known is chunked") };
         }
-        let mut lengths = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("content-length"));
+        let mut lengths = headers.iter().filter(|header| is(header.name, b"content-length"));
         let Some(first) = lengths.next() else { return Ok(Self::UntilClose) };
         if lengths.any(|other| other.value != first.value) {
             return Err("there are several Content-Length fields that differ");

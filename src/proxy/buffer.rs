@@ -2,6 +2,7 @@
 //! connection holds none. Must not know what is in them.
 
 use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 
 /// One read buffer.
@@ -11,9 +12,12 @@ const FREE_BUFFERS: usize = 128;
 /// A write buffer that grew beyond this is not kept.
 const KEPT_BYTES: usize = 64 * 1024;
 
+/// Free buffers. Never dropped: workers end with the process, and what is to be dropped is looked after at each use.
+type Free<T> = ManuallyDrop<RefCell<Vec<T>>>;
+
 thread_local! {
-    static FREE_INPUTS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
-    static FREE_OUTPUTS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static FREE_INPUTS: Free<Box<[u8]>> = const { ManuallyDrop::new(RefCell::new(Vec::new())) };
+    static FREE_OUTPUTS: Free<Vec<u8>> = const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
 
 /// Bytes read and not yet used. Holds no memory until it is read into, and after [`Input::release`].
@@ -79,11 +83,7 @@ impl Input {
             && let Some(storage) = self.storage.take()
         {
             (self.start, self.end) = (0, 0);
-            FREE_INPUTS.with_borrow_mut(|free| {
-                if free.len() < FREE_BUFFERS {
-                    free.push(storage);
-                }
-            });
+            FREE_INPUTS.with(|free| keep(free, storage));
         }
     }
 }
@@ -96,8 +96,16 @@ impl Drop for Input {
 }
 
 #[inline]
+fn keep<T>(free: &RefCell<Vec<T>>, buffer: T) {
+    let mut free = free.borrow_mut();
+    if free.len() < FREE_BUFFERS {
+        free.push(buffer);
+    }
+}
+
+#[inline]
 fn lease_input() -> Box<[u8]> {
-    FREE_INPUTS.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice())
+    FREE_INPUTS.with(|free| free.borrow_mut().pop()).unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice())
 }
 
 /// Bytes to be written; a `Vec<u8>` whose memory is given back by drop.
@@ -106,7 +114,7 @@ pub(super) struct Output(Vec<u8>);
 impl Output {
     #[inline]
     pub fn lease() -> Self {
-        Self(FREE_OUTPUTS.with_borrow_mut(Vec::pop).unwrap_or_default())
+        Self(FREE_OUTPUTS.with(|free| free.borrow_mut().pop()).unwrap_or_default())
     }
 }
 
@@ -128,11 +136,7 @@ impl Drop for Output {
         let mut bytes = std::mem::take(&mut self.0);
         bytes.clear();
         if (1..=KEPT_BYTES).contains(&bytes.capacity()) {
-            FREE_OUTPUTS.with_borrow_mut(|free| {
-                if free.len() < FREE_BUFFERS {
-                    free.push(bytes);
-                }
-            });
+            FREE_OUTPUTS.with(|free| keep(free, bytes));
         }
     }
 }

@@ -246,7 +246,8 @@ fn open<H: Handler>(
             Begin::Answer(answer) => Some(answer),
             Begin::Forward(request) => {
                 let request = live.insert(Live::new(request)).role();
-                head.write(request.strip_prefix(), |name| request.keeps_header(name), out);
+                let keeps = |name: &str| !H::Request::ASKS_OF.begin(name) || request.keeps_header(name);
+                head.write(request.strip_prefix(), keeps, out);
                 request.write_headers(head, peer, &mut HeadWriter::new(out));
                 None
             }

@@ -54,6 +54,7 @@ pub(super) async fn run<R: Attempts>(
     progress.go.set(!awaits);
     progress.started.set(head_sent);
     let head: &[u8] = if head_sent { &[] } else { head };
+    let head = upload::send_at_once(&writer, head, body, &progress);
     let (inbound, outbound) = (&mut client.inbound, &mut client.outbound);
     let repeatable = meta.idempotent && body.is_repeatable();
     let upload = upload::run(&mut writer, inbound, head, body, &progress, !meta.keep_alive, &worker.limits);

@@ -23,6 +23,32 @@ pub(super) enum Kind {
     Neap,
 }
 
+/// First letters of names, in any case.
+#[derive(Clone, Copy, Debug)]
+pub struct Letters(u32);
+
+impl Letters {
+    pub const ALL: Self = Self(u32::MAX);
+
+    /// Of these letters, and of what is no letter some besides.
+    pub const fn of(letters: &[u8]) -> Self {
+        let (mut bits, mut at) = (0, 0);
+        while at < letters.len() {
+            bits |= 1 << (letters[at] & 31);
+            at += 1;
+        }
+        Self(bits)
+    }
+
+    #[inline]
+    pub fn begin(self, name: &str) -> bool {
+        name.as_bytes().first().is_some_and(|first| self.0 >> (first & 31) & 1 == 1)
+    }
+}
+
+/// Of the names that do more than pass.
+const HAVE_RULES: Letters = Letters::of(b"cehknptu");
+
 /// Length and first letter tell nearly all names apart before any is compared.
 #[inline]
 pub(super) fn kind(name: &str) -> Kind {
@@ -45,6 +71,12 @@ pub(super) fn kind(name: &str) -> Kind {
         _ => return Kind::Passes,
     };
     if is { kind } else { Kind::Passes }
+}
+
+/// Whether a field's name is this one, of lower-case letters, digits and `-`, in any case.
+#[inline]
+pub(super) fn is<const N: usize>(name: &str, known: &[u8; N]) -> bool {
+    same(name.as_bytes(), known)
 }
 
 /// Whether a field's name is this one, of lower-case letters, digits and `-`, in any case. All bytes at once: in a name,
@@ -71,9 +103,14 @@ pub(super) const FEW: Few<'static> = [httparse::EMPTY_HEADER; RULED];
 pub(super) struct Marks(u128);
 
 impl Marks {
+    /// Whether each field is marked, one after the other.
     #[inline]
-    fn has(self, number: usize) -> bool {
-        self.0 >> number & 1 == 1
+    fn each(mut self) -> impl Iterator<Item = bool> {
+        std::iter::repeat_with(move || {
+            let marked = self.0 & 1 == 1;
+            self.0 >>= 1;
+            marked
+        })
     }
 }
 
@@ -84,6 +121,9 @@ impl<'f, 'a> Ruled<'f, 'a> {
         debug_assert!(all.len() <= HEADERS);
         let (mut count, mut marks) = (0, Marks::default());
         for (number, header) in all.iter().enumerate() {
+            if !HAVE_RULES.begin(header.name) {
+                continue;
+            }
             let kind = kind(header.name);
             if kind == Kind::Passes {
                 continue;
@@ -101,27 +141,29 @@ impl<'f, 'a> Ruled<'f, 'a> {
 }
 
 /// Copies the fields of `head` that `keeps` names, of which it is told whether they are marked. Neighbours that stand
-/// there just as they would be written are copied together.
+/// there just as they would be written are copied together; `plain`: all of them do.
 #[inline]
 pub(super) fn copy(
     head: &[u8],
     headers: &[Header<'_>],
     marks: Marks,
+    plain: bool,
     keeps: impl Fn(&Header<'_>, bool) -> bool,
     out: &mut Vec<u8>,
 ) {
     let begin = head.as_ptr().addr();
     let mut run = 0..0;
-    for (number, field) in headers.iter().enumerate() {
-        if !keeps(field, marks.has(number)) {
+    for (field, marked) in headers.iter().zip(marks.each()) {
+        if !keeps(field, marked) {
             continue;
         }
         let start = field.name.as_ptr().addr().wrapping_sub(begin);
         let value = field.value.as_ptr().addr().wrapping_sub(begin);
         let end = value.wrapping_add(field.value.len());
-        let plain = value == start.wrapping_add(field.name.len() + 2)
-            && head.get(value.wrapping_sub(2)..value) == Some(b": ")
-            && head.get(end..end.wrapping_add(2)) == Some(b"\r\n");
+        let plain = plain
+            || (value == start.wrapping_add(field.name.len() + 2)
+                && head.get(value.wrapping_sub(2)..value) == Some(b": ")
+                && head.get(end..end.wrapping_add(2)) == Some(b"\r\n"));
         if plain && start == run.end {
             run.end = end + 2;
             continue;
@@ -176,7 +218,7 @@ mod tests {
         let head = b"A: 1\r\nB:2\r\nC:  3\r\nD: 4 \r\nDrop: 5\r\nE: 6\r\nF: \r\nG:\r\nH: 7\r\nI: 8\r\nDrop: 9\r\n\r\n";
         parsed(head, |headers| {
             let (mut out, mut expected) = (b"X".to_vec(), b"X".to_vec());
-            copy(head, headers, Marks::default(), |field, _| field.name != "Drop", &mut out);
+            copy(head, headers, Marks::default(), false, |field, _| field.name != "Drop", &mut out);
             headers.iter().filter(|field| field.name != "Drop").for_each(|field| {
                 HeadWriter::new(&mut expected).copy(field);
             });
@@ -185,11 +227,49 @@ mod tests {
     }
 
     #[test]
+    fn plain_fields_are_copied_as_others_are() {
+        let head = b"A: 1\r\nDrop: 2\r\nB: 3\r\nC: 4\r\nDrop: 5\r\n\r\n";
+        parsed(head, |headers| {
+            let written = |plain| {
+                let mut out = Vec::new();
+                copy(head, headers, Marks::default(), plain, |field, _| field.name != "Drop", &mut out);
+                String::from_utf8(out).unwrap()
+            };
+            assert_eq!((written(true), written(false)), ("A: 1\r\nB: 3\r\nC: 4\r\n".into(), written(true)));
+        });
+    }
+
+    #[test]
+    fn names_with_a_rule_begin_with_the_letters_that_are_looked_for() {
+        for first in 0..128_u8 {
+            let first = char::from(first);
+            for known in [
+                "connection",
+                "content-length",
+                "content_length",
+                "expect",
+                "host",
+                "http2-settings",
+                "keep-alive",
+                "neap-x",
+                "proxy",
+                "te",
+                "transfer-encoding",
+                "transfer_encoding",
+                "upgrade",
+            ] {
+                let name = format!("{first}{}", &known[1..]);
+                assert!(kind(&name) == Kind::Passes || HAVE_RULES.begin(&name), "{name}");
+            }
+        }
+    }
+
+    #[test]
     fn no_field_is_copied_from_another_head() {
         let (one, other) = (b"A: 1\r\nB: 2\r\n\r\n".to_vec(), b"C: 3\r\nD: 4\r\n\r\n".to_vec());
         parsed(&one, |headers| {
             let mut out = Vec::new();
-            copy(&other, headers, Marks::default(), |_, _| true, &mut out);
+            copy(&other, headers, Marks::default(), false, |_, _| true, &mut out);
             assert_eq!(out, b"A: 1\r\nB: 2\r\n");
         });
     }
@@ -203,7 +283,14 @@ mod tests {
                 let ruled = Ruled::of(headers, &mut few);
                 let hosts = ruled.headers.iter().filter(|header| header.name == "Host").count();
                 assert_eq!((hosts, ruled.headers.len() > count), (count, count > RULED));
-                let marked: Vec<_> = (0..HEADERS).filter(|number| ruled.marks.has(*number)).collect();
+                let marked: Vec<_> = ruled
+                    .marks
+                    .each()
+                    .take(HEADERS)
+                    .enumerate()
+                    .filter(|(_, marked)| *marked)
+                    .map(|(number, _)| number)
+                    .collect();
                 assert_eq!(marked, (1..=count).collect::<Vec<_>>());
             });
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::answer::Answer;
+use super::fields::Letters;
 use super::head::RequestHead;
 use super::response::ResponseHead;
 use super::writer::HeadWriter;
@@ -61,6 +62,9 @@ pub trait Attempts: 'static {
     fn strip_prefix(&self) -> usize {
         0
     }
+
+    /// First letters of the names that [`Attempts::keeps_header`] is asked about; all others are sent on.
+    const ASKS_OF: Letters = Letters::ALL;
 
     /// Whether the client's field is sent on. Hop-by-hop fields, `Host`, `Expect` and framing are not asked about, nor is
     /// any `Neap-*`, which are never sent on. Names are as the client wrote them. The default keeps all others.

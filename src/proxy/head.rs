@@ -1,21 +1,22 @@
 //! Owns what a request's head may say: parsed strictly, normalised once, one meaning or refused (RFC 9112, 3 and 6).
 //! Must not know who asks, or where the request goes.
 
+mod host;
+
 use std::mem::MaybeUninit;
-use std::net::Ipv6Addr;
 
 use super::answer::Answer;
 use super::body::Framing;
 use super::buffer::BUFFER_BYTES;
-use super::fields::{self, FEW, Kind, Marks, Ruled, kind};
+use super::fields::{self, FEW, Kind, Marks, Ruled, is, kind};
 use super::limits::Limits;
 use super::path::{self, Bytes};
+use super::plain::{self, Fields, Storage};
 use super::writer::HeadWriter;
+use host::host;
 
 /// Header fields of one head that can be read at all; what is allowed is in the limits.
 pub(super) const HEADERS: usize = 128;
-/// Bytes of `Host`: a name's 253 (RFC 1035), brackets or a root's dot, and a port, generously.
-const HOST_BYTES: usize = 255;
 /// By which nodes know a request: whoever names them in `Connection` does not take them away.
 const NAMES_OF_REQUESTS: [&str; 2] = ["x-request-id", "traceparent"];
 
@@ -41,6 +42,7 @@ pub struct RequestHead<'a> {
     /// `Connection` names fields beyond the usual.
     lists_headers: bool,
     marks: Marks,
+    plain: bool,
     /// All of it, as it came.
     bytes: &'a [u8],
 }
@@ -84,7 +86,7 @@ impl<'a> RequestHead<'a> {
         let passes = |field: &httparse::Header<'_>, marked: bool| {
             !marked && keeps(field.name) && !(self.lists_headers && self.is_listed(field.name))
         };
-        fields::copy(self.bytes, self.headers, self.marks, passes, out);
+        fields::copy(self.bytes, self.headers, self.marks, self.plain, passes, out);
     }
 }
 
@@ -121,22 +123,17 @@ pub(super) fn parse<T>(
     f: impl FnOnce(&RequestHead<'_>, usize) -> T,
 ) -> Result<Option<T>, Answer> {
     let mut storage = [const { MaybeUninit::uninit() }; HEADERS];
-    let mut parsed = httparse::Request::new(&mut []);
-    let length = match parsed.parse_with_uninit_headers(bytes, &mut storage) {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => return too_long(bytes, limits).map_or(Ok(None), Err),
-        Err(httparse::Error::TooManyHeaders) => return Err(too_many_fields(limits)),
-        Err(httparse::Error::Version) => return Err(bad_version(bytes)),
-        Err(error) => return Err(malformed(format!("the request's head is malformed: {error}"))),
+    let read = match plain::request(bytes, &mut storage) {
+        Some(read) => read,
+        None => match judged(bytes, &mut storage, limits)? {
+            Some(read) => read,
+            None => return too_long(bytes, limits).map_or(Ok(None), Err),
+        },
     };
+    let plain::Request { method, target, http10, fields: Fields { headers, length, plain } } = read;
     if length > limits.head_bytes {
         return Err(head_too_large(format!("the head has more than {} bytes", limits.head_bytes)));
     }
-    if has_bare_lf(&bytes[..length]) {
-        return Err(malformed("a line of the head ends without CR"));
-    }
-    let http10 = parsed.version == Some(0);
-    let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
     let target = Target::parse(method, target, limits)?;
     let path = match target.path {
         "*" => "*".into(),
@@ -146,7 +143,6 @@ pub(super) fn parse<T>(
     if path.len() + target.query.map_or(0, |query| query.len() + 1) > limits.target_bytes {
         return Err(target_too_long(limits));
     }
-    let headers: &[httparse::Header<'_>] = parsed.headers;
     if headers.len() > limits.fields {
         return Err(too_many_fields(limits));
     }
@@ -168,9 +164,37 @@ pub(super) fn parse<T>(
         keep_alive: !connection.close && (!http10 || connection.keep_alive),
         lists_headers: connection.lists,
         marks,
+        plain,
         bytes: &bytes[..length],
     };
     Ok(Some(f(&head, length)))
+}
+
+/// Reads what is not plain, or has no one meaning. `None`: more bytes are needed.
+#[cold]
+fn judged<'f, 'a>(
+    bytes: &'a [u8],
+    storage: &'f mut Storage<'a>,
+    limits: &Limits,
+) -> Result<Option<plain::Request<'f, 'a>>, Answer> {
+    let mut parsed = httparse::Request::new(&mut []);
+    let length = match parsed.parse_with_uninit_headers(bytes, storage) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(too_many_fields(limits)),
+        Err(httparse::Error::Version) => return Err(bad_version(bytes)),
+        Err(error) => return Err(malformed(format!("the request's head is malformed: {error}"))),
+    };
+    // One that is too long is told so first.
+    if length <= limits.head_bytes && has_bare_lf(&bytes[..length]) {
+        return Err(malformed("a line of the head ends without CR"));
+    }
+    Ok(Some(plain::Request {
+        method: parsed.method.unwrap_or_default(),
+        target: parsed.path.unwrap_or_default(),
+        http10: parsed.version == Some(0),
+        fields: Fields { headers: parsed.headers, length, plain: false },
+    }))
 }
 
 struct Target<'a> {
@@ -220,59 +244,6 @@ fn split_absolute(target: &str) -> Option<(Option<&str>, &str)> {
     (end > 0).then(|| (Some(&rest[..end]), &rest[end..]))
 }
 
-fn host<'a>(headers: &[httparse::Header<'a>], authority: Option<&'a str>, http10: bool) -> Result<&'a str, Answer> {
-    let mut fields = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host"));
-    let host = match (fields.next(), fields.next()) {
-        (_, Some(_)) => return Err(malformed("there are several Host fields")),
-        (None, None) if !http10 => return Err(malformed("there is no Host field")),
-        (None, None) => "",
-        (Some(field), None) => std::str::from_utf8(field.value).map_err(|_| malformed("Host is not text"))?,
-    };
-    // Also where the target's is the one that counts.
-    if is_host(host) && authority.is_none_or(is_host) {
-        Ok(authority.unwrap_or(host))
-    } else {
-        Err(malformed("Host is not a name and a port"))
-    }
-}
-
-/// What a host's name is made of.
-static IN_NAMES: [bool; 256] = {
-    let mut bytes = [false; 256];
-    let mut byte = 0;
-    while byte < 128 {
-        bytes[byte] = (byte as u8).is_ascii_alphanumeric()
-            || matches!(byte as u8, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&'..=b'+' | b';' | b'=');
-        byte += 1;
-    }
-    bytes
-};
-
-/// A name or an address, and a port that may be left out; or nothing (RFC 9110, 7.2). A comma, which a name may have by
-/// the letter, is how two `Host` are made one; an escape is another spelling of the same name.
-fn is_host(host: &str) -> bool {
-    let port = match host.strip_prefix('[') {
-        Some(rest) => match rest.split_once(']') {
-            Some((address, port)) if address.parse::<Ipv6Addr>().is_ok() => port,
-            _ => return false,
-        },
-        None => &host[host.bytes().position(|byte| !IN_NAMES[usize::from(byte)]).unwrap_or(host.len())..],
-    };
-    let named = port.len() < host.len() || host.is_empty();
-    named && host.len() <= HOST_BYTES && is_port(port)
-}
-
-/// Nothing, or a colon and a number of 16 bits, which may be left out.
-fn is_port(port: &str) -> bool {
-    match port.strip_prefix(':') {
-        None => port.is_empty(),
-        Some(digits) => {
-            let number = digits.len() <= 5 && digits.bytes().all(|byte| byte.is_ascii_digit());
-            digits.is_empty() || (number && digits.parse::<u16>().is_ok())
-        }
-    }
-}
-
 /// What the `Connection` fields say.
 #[derive(Default)]
 pub(super) struct Connection {
@@ -286,7 +257,7 @@ pub(super) struct Connection {
 impl Connection {
     pub fn of(headers: &[httparse::Header<'_>]) -> Self {
         let mut connection = Self::default();
-        for field in headers.iter().filter(|header| header.name.eq_ignore_ascii_case("connection")) {
+        for field in headers.iter().filter(|header| is(header.name, b"connection")) {
             // One token is what nearly every field is.
             if !connection.hear(field.value) {
                 for token in tokens(std::slice::from_ref(field), "connection") {
@@ -315,7 +286,7 @@ fn asks_websocket(headers: &[httparse::Header<'_>]) -> bool {
 }
 
 fn expects_continue(headers: &[httparse::Header<'_>], http10: bool) -> Result<bool, Answer> {
-    let mut expectations = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("expect"));
+    let mut expectations = headers.iter().filter(|header| is(header.name, b"expect"));
     match (expectations.next(), expectations.next()) {
         (None, _) => Ok(false),
         (Some(one), None) if one.value.eq_ignore_ascii_case(b"100-continue") => Ok(!http10),

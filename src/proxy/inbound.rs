@@ -215,6 +215,15 @@ impl<'c> Outbound<'c> {
 
     /// Writes one after the other, in one system call where the kernel takes both.
     pub async fn write_both(&mut self, mut first: &[u8], mut second: &[u8]) -> io::Result<()> {
+        // Mostly the kernel takes all of it without being waited for.
+        if second.is_empty() && !first.is_empty() {
+            match self.writer.try_write(first) {
+                Ok(written) if written == first.len() => return Ok(()),
+                Ok(written) => first = &first[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
         let mut waits = None;
         poll_fn(|cx| {
             while !(first.is_empty() && second.is_empty()) {

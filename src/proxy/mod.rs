@@ -32,6 +32,7 @@ mod limits;
 mod listen;
 mod lot;
 mod path;
+mod plain;
 mod pool;
 mod race;
 mod response;
@@ -51,6 +52,7 @@ pub use answer::Answer;
 pub use body::Framing;
 pub use crowd::Crowd;
 pub use cut::Cut;
+pub use fields::Letters;
 pub use handler::{
     AttemptFailure, Attempts, Begin, Failure, Handler, LongLived, Next, Outcome, Peer, Tally, Target, WhenCut,
 };

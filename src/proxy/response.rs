@@ -4,9 +4,10 @@ use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use super::body::Framing;
-use super::fields::{self, FEW, Kind, Marks, Ruled, kind};
+use super::fields::{self, FEW, Kind, Marks, Ruled, is, kind};
 use super::head::{Connection, HEADERS, connection_tokens, header, tokens};
 use super::limits::HeadBounds;
+use super::plain::{self, Fields, Storage};
 use super::writer::push_number;
 
 /// A response's head that is well-formed.
@@ -23,6 +24,7 @@ pub struct ResponseHead<'a> {
     /// `Connection` names fields beyond the usual.
     lists_headers: bool,
     marks: Marks,
+    plain: bool,
     /// All of it, as it came.
     bytes: &'a [u8],
 }
@@ -34,8 +36,8 @@ impl<'a> ResponseHead<'a> {
     }
 
     pub fn is_event_stream(&self) -> bool {
-        let kind = header(self.headers, "content-type").unwrap_or_default();
-        kind.get(..17).is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
+        let kind = self.headers.iter().find(|field| is(field.name, b"content-type"));
+        kind.and_then(|kind| kind.value.get(..17)).is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
     }
 
     pub(super) fn is_interim(&self) -> bool {
@@ -57,9 +59,9 @@ impl<'a> ResponseHead<'a> {
         let passes = |field: &httparse::Header<'_>, marked: bool| match marked {
             false => !(self.lists_headers && listed(field.name)),
             // Of the fields with a rule, only the length is one of an answer's.
-            true => kind(field.name) == Kind::Ruled && !field.name.eq_ignore_ascii_case("content-length"),
+            true => kind(field.name) == Kind::Ruled && !is(field.name, b"content-length"),
         };
-        fields::copy(self.bytes, self.headers, self.marks, passes, out);
+        fields::copy(self.bytes, self.headers, self.marks, self.plain, passes, out);
     }
 }
 
@@ -71,19 +73,17 @@ pub(super) fn parse<T>(
     f: impl FnOnce(&ResponseHead<'_>, usize) -> T,
 ) -> Result<Option<T>, &'static str> {
     let mut storage = [const { MaybeUninit::uninit() }; HEADERS];
-    let mut parsed = httparse::Response::new(&mut []);
-    let config = httparse::ParserConfig::default();
-    let length = match config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut storage) {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(httparse::Error::TooManyHeaders) => return Err("the response has too many header fields"),
-        Err(_) => return Err("the response's head is malformed"),
+    let read = match plain::response(bytes, &mut storage) {
+        Some(read) => read,
+        None => match judged(bytes, &mut storage)? {
+            Some(read) => read,
+            None => return Ok(None),
+        },
     };
-    let status = parsed.code.unwrap_or_default();
+    let plain::Response { http10, status, reason, fields: Fields { headers, length, plain } } = read;
     if !(100..=999).contains(&status) {
         return Err("the response's status is not one");
     }
-    let headers: &[httparse::Header<'_>] = parsed.headers;
     if headers.len() > bounds.fields || length > bounds.bytes {
         return Err("the response's head is too large");
     }
@@ -93,12 +93,11 @@ pub(super) fn parse<T>(
     let body = if answers_head || status < 200 || status == 204 || status == 304 { Framing::Empty } else { framing };
     let connection = Connection::of(ruled);
     // Of two framings, or of one that its version does not have (RFC 9112, 6.1).
-    let doubtful =
-        framing == Framing::Chunked && (parsed.version == Some(0) || header(ruled, "content-length").is_some());
-    let keep_alive = !connection.close && (parsed.version == Some(1) || connection.keep_alive);
+    let doubtful = framing == Framing::Chunked && (http10 || header(ruled, "content-length").is_some());
+    let keep_alive = !connection.close && (!http10 || connection.keep_alive);
     let head = ResponseHead {
         status,
-        reason: parsed.reason.unwrap_or_default(),
+        reason,
         headers,
         body,
         // A response of doubtful framing is read by the stronger, and its connection is not trusted with another.
@@ -106,9 +105,32 @@ pub(super) fn parse<T>(
         keeps_for: header(ruled, "keep-alive").and_then(announced),
         lists_headers: connection.lists,
         marks,
+        plain,
         bytes: &bytes[..length],
     };
     Ok(Some(f(&head, length)))
+}
+
+/// Reads what is not plain. `None`: more bytes are needed.
+#[cold]
+fn judged<'f, 'a>(
+    bytes: &'a [u8],
+    storage: &'f mut Storage<'a>,
+) -> Result<Option<plain::Response<'f, 'a>>, &'static str> {
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let length = match config.parse_response_with_uninit_headers(&mut parsed, bytes, storage) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err("the response has too many header fields"),
+        Err(_) => return Err("the response's head is malformed"),
+    };
+    Ok(Some(plain::Response {
+        http10: parsed.version == Some(0),
+        status: parsed.code.unwrap_or_default(),
+        reason: parsed.reason.unwrap_or_default(),
+        fields: Fields { headers: parsed.headers, length, plain: false },
+    }))
 }
 
 /// The time of `Keep-Alive: timeout=SECONDS`, among its other parameters.
@@ -136,6 +158,7 @@ mod tests {
                 keeps_for: None,
                 lists_headers: false,
                 marks: Marks::default(),
+                plain: false,
                 bytes: b"",
             }
         }

@@ -78,6 +78,15 @@ impl Writer<'_> {
         }
     }
 
+    /// Writes what is taken at once; an error of `WouldBlock`: it must be waited for.
+    #[inline]
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(writer) => writer.try_write(bytes),
+            Self::Tls(_) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
     /// Tells a client between two requests that the connection ends, where its protocol has a word for it.
     pub fn say_goodbye(&mut self) {
         if let Self::Tls(writer) = self {

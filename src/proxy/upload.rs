@@ -109,7 +109,21 @@ impl Progress {
     }
 }
 
-/// Sends head and body, then watches the client. Ends only when the client left or did wrong: an upstream that takes no
+/// Sends what the upstream takes without being waited for: mostly a whole request that has no body. Answers what is left
+/// of the head.
+pub(super) fn send_at_once<'h>(writer: &WriteHalf<'_>, head: &'h [u8], body: &Body, progress: &Progress) -> &'h [u8] {
+    if head.is_empty() || body.kept.is_some() {
+        return head;
+    }
+    // An error comes again.
+    let Ok(written @ 1..) = writer.try_write(head) else { return head };
+    progress.started.set(true);
+    progress.moved();
+    progress.done.set(written == head.len() && body.is_repeatable());
+    &head[written..]
+}
+
+/// Sends head and body, as far as that is not done yet, then watches the client. Ends only when the client left or did wrong: an upstream that takes no
 /// more may still have answered, and the response's side finds out.
 pub(super) async fn run(
     writer: &mut WriteHalf<'_>,
@@ -120,13 +134,15 @@ pub(super) async fn run(
     may_half_close: bool,
     limits: &Limits,
 ) -> End {
-    match send(writer, inbound, head, body, progress, may_half_close, limits).await {
-        Ok(()) => progress.done.set(true),
-        Err(Halt::Upstream) => progress.failed.set(true),
-        Err(Halt::End(end)) => return end,
+    if !progress.done.get() {
+        match send(writer, inbound, head, body, progress, may_half_close, limits).await {
+            Ok(()) => progress.done.set(true),
+            Err(Halt::Upstream) => progress.failed.set(true),
+            Err(Halt::End(end)) => return end,
+        }
+        progress.waits_for_client.set(false);
+        progress.moved();
     }
-    progress.waits_for_client.set(false);
-    progress.moved();
     poll_fn(|cx| inbound.poll_left(cx, may_half_close)).await;
     End::ClientLeft
 }

@@ -27,7 +27,7 @@ impl<'a> HeadWriter<'a> {
     }
 
     /// Adds a field whose value cannot end its line: it was parsed as a field's, or is of neap's own making.
-    #[inline]
+    #[inline(always)]
     pub fn add_clean(&mut self, name: &str, value: &[u8]) {
         debug_assert!(!value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)));
         self.out.reserve(name.len() + value.len() + 4);
@@ -38,7 +38,7 @@ impl<'a> HeadWriter<'a> {
     }
 
     /// Adds a field whose value is a number.
-    #[inline]
+    #[inline(always)]
     pub fn add_number(&mut self, name: &str, value: u64) {
         self.out.extend_from_slice(name.as_bytes());
         self.out.extend_from_slice(b": ");

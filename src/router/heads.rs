@@ -3,7 +3,7 @@
 
 use super::ids::Ids;
 pub use crate::link::secret::CLUSTER_KEY;
-use crate::proxy::{About, HeadWriter, RequestHead, forwarded};
+use crate::proxy::{About, HeadWriter, Letters, RequestHead, forwarded};
 
 /// To a server's data port: which program the request is for.
 pub const PROGRAM: &str = "Neap-Program";
@@ -13,6 +13,12 @@ const REQUEST_ID: &str = "X-Request-Id";
 const TRACE: &str = "traceparent";
 /// Longer ones are replaced.
 const LONGEST_REQUEST_ID: usize = 128;
+
+/// First letters of the names that a router may not let pass as they are: `Cookie`, `Forwarded`, `traceparent`, and what
+/// begins with `X-`.
+pub const REPLACED: Letters = Letters::of(b"cftx");
+/// Of the two that name a request.
+const NAMES: Letters = Letters::of(b"tx");
 
 /// What a request is called: the client's names for it where they can be used, else new ones.
 #[derive(Debug)]
@@ -25,8 +31,7 @@ pub struct Names {
 impl Names {
     pub fn of(head: &RequestHead<'_>, ids: &Ids, now: std::time::Instant) -> Self {
         let (mut id, mut trace) = (Once::None, Once::None);
-        for header in head.headers {
-            // By length first: no header but these two is compared.
+        for header in head.headers.iter().filter(|header| NAMES.begin(header.name)) {
             match header.name.len() {
                 12 if header.name.eq_ignore_ascii_case(REQUEST_ID) => id.add(header.value),
                 11 if header.name.eq_ignore_ascii_case(TRACE) => trace.add(header.value),
@@ -145,7 +150,10 @@ mod tests {
             assert!(names.keeps(kept), "{kept}");
         }
         for dropped in ["X-Forwarded-For", "X_Request_Id", "TraceParent"] {
-            assert!(!names.keeps(dropped), "{dropped}");
+            assert!(!names.keeps(dropped) && REPLACED.begin(dropped), "{dropped}");
+        }
+        for name in ["Forwarded", "cookie", "x-forwarded-prefix"] {
+            assert!(REPLACED.begin(name), "{name}");
         }
     }
 

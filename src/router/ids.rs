@@ -9,22 +9,12 @@ pub const REQUEST_ID_BYTES: usize = 26;
 /// Characters of a `traceparent`.
 pub const TRACE_BYTES: usize = 55;
 static BASE32: [[u8; 2]; 1024] = base32_pairs();
-static HEX: [[u8; 2]; 256] = hex_pairs();
 
 const fn base32_pairs() -> [[u8; 2]; 1024] {
     let (digits, mut pairs, mut value) = (b"0123456789ABCDEFGHJKMNPQRSTVWXYZ", [[0; 2]; 1024], 0);
     while value < 1024 {
         pairs[value] = [digits[value >> 5], digits[value & 31]];
         value += 1;
-    }
-    pairs
-}
-
-const fn hex_pairs() -> [[u8; 2]; 256] {
-    let (digits, mut pairs, mut byte) = (b"0123456789abcdef", [[0; 2]; 256], 0);
-    while byte < 256 {
-        pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
-        byte += 1;
     }
     pairs
 }
@@ -92,8 +82,14 @@ fn write_base32(mut value: u64, out: &mut [u8]) {
 }
 
 fn write_hex(value: u64, out: &mut [u8]) {
-    for (pair, byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(value.to_be_bytes()) {
-        *pair = HEX[usize::from(byte)];
+    for (half, out) in [value >> 32, value & u64::from(u32::MAX)].into_iter().zip(out.as_chunks_mut::<8>().0) {
+        // Four bits to a byte, the lowest first, and all eight made digits at once.
+        let spread = (half | half << 16) & 0x0000_ffff_0000_ffff;
+        let spread = (spread | spread << 8) & 0x00ff_00ff_00ff_00ff;
+        let spread = (spread | spread << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+        let letters = ((spread + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
+        let digits = spread + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'9' - 1);
+        *out = digits.to_be_bytes();
     }
 }
 

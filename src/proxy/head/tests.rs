@@ -1,3 +1,4 @@
+use super::host::{HOST_BYTES, is_host};
 use super::*;
 
 fn parsed(text: &str) -> Result<Option<String>, u16> {
@@ -234,6 +235,7 @@ impl<'a> RequestHead<'a> {
             keep_alive: true,
             lists_headers: false,
             marks: super::Marks::default(),
+            plain: false,
             bytes: b"",
         }
     }

@@ -10,11 +10,13 @@ use super::Request;
 use crate::domain::names::Version;
 use crate::domain::routing;
 use crate::proxy::{
-    Answer, AttemptFailure, Attempts, Failure, HeadWriter, LongLived, Next, Outcome, Peer, RequestHead, ResponseHead,
-    Tally, WhenCut, forwarded,
+    Answer, AttemptFailure, Attempts, Failure, HeadWriter, Letters, LongLived, Next, Outcome, Peer, RequestHead,
+    ResponseHead, Tally, WhenCut, forwarded,
 };
 
 impl Attempts for Request {
+    const ASKS_OF: Letters = heads::REPLACED;
+
     fn body_limit(&self) -> u64 {
         self.program.program.manifest().body_limit
     }
@@ -30,7 +32,7 @@ impl Attempts for Request {
     fn write_headers(&self, head: &RequestHead<'_>, peer: Peer, out: &mut HeadWriter<'_>) {
         forwarded::write(head, peer.addr, self.trusted, peer.scheme(), out);
         if let Some(prefix) = head.path.get(..self.strip).filter(|prefix| !prefix.is_empty()) {
-            out.add("X-Forwarded-Prefix", prefix);
+            out.add_clean("X-Forwarded-Prefix", prefix.as_bytes());
         }
         if let Some(carried) = &self.carried {
             carried.write_cookies(head, out);
@@ -82,10 +84,10 @@ impl Attempts for Request {
             // These are for a server: no program sees them.
             out.add_clean(heads::PROGRAM, self.program.name().as_str().as_bytes());
             if let Some(secret) = &self.worker.shared.rules.secret {
-                out.add(heads::CLUSTER_KEY, secret.key());
+                out.add_clean(heads::CLUSTER_KEY, secret.key());
             }
             if let Some(tag) = self.carried.as_ref().and_then(|carried| carried.tag.as_ref()) {
-                out.add(affinity::TAG, tag.text());
+                out.add_clean(affinity::TAG, tag.text().as_bytes());
             }
         }
     }
