@@ -5,6 +5,8 @@ mod canary;
 pub mod hooks;
 pub mod judge;
 pub mod machine;
+#[cfg(test)]
+mod one_server_tests;
 pub mod plan;
 pub mod safety;
 #[cfg(test)]

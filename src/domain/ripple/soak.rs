@@ -25,7 +25,7 @@ const KEPT_TIMES: Millis = 10;
 /// How far one soak is. Times are of one run of management; the next goes on with what was kept.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Soak {
-    /// When the new version was first seen open.
+    /// When it began: the new version was seen open, and what routers had held for it was through.
     #[serde(skip)]
     pub since: Option<Millis>,
     #[serde(skip)]
@@ -45,13 +45,14 @@ pub struct Soak {
 }
 
 impl Soak {
-    /// The soak's beginning, by this run's clock; one that another run began has lasted for a while.
-    pub fn begin(&mut self, now: Millis) -> Millis {
+    /// The soak's beginning, by this run's clock: `burst` from now, or, of one that another run began, some time ago.
+    pub fn begin(&mut self, now: Millis, burst: Millis) -> Millis {
         match self.since {
             Some(since) => since,
             None => {
                 self.under_traffic = self.kept.1;
-                *self.since.insert(now.saturating_sub(self.kept.0))
+                let since = if self.kept.0 > 0 { now.saturating_sub(self.kept.0) } else { now + burst };
+                *self.since.insert(since)
             }
         }
     }
@@ -171,7 +172,7 @@ mod tests {
     #[test]
     fn another_run_of_management_goes_on_with_what_was_kept() {
         let mut soak = Soak::default();
-        assert_eq!(soak.begin(50_000), 50_000);
+        assert_eq!(soak.begin(50_000, 0), 50_000);
         soak.look(50_000, 0);
         (1..=5).for_each(|second| soak.look(50_000 + second * 1_000, second));
         soak.keep(10_000, 55_000);
@@ -185,10 +186,19 @@ mod tests {
         };
         assert_eq!(kept().begun, soak.begun);
         let mut soak = kept();
-        assert_eq!((soak.begin(200), soak.under_traffic), (0, 5_000));
+        assert_eq!((soak.begin(200, 2_000), soak.under_traffic), (0, 5_000));
         let mut soak = kept();
-        assert_eq!(soak.begin(9_000), 4_000);
+        assert_eq!(soak.begin(9_000, 2_000), 4_000);
         assert!(soak.wait(10_000, 13_000).is_some());
+    }
+
+    #[test]
+    fn what_was_held_comes_before_the_soak_begins() {
+        let mut soak = Soak::default();
+        assert_eq!(soak.begin(1_000, 2_000), 3_000);
+        assert_eq!(soak.begin(1_500, 2_000), 3_000);
+        assert_eq!(soak.wait(200, 3_100).map(|(_, until)| until), Some(3_800));
+        assert_eq!(soak.wait(200, 3_800), None);
     }
 
     #[test]

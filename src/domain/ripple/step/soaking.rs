@@ -5,7 +5,7 @@ use super::{Move, Moved};
 use crate::domain::figures::Figures;
 use crate::domain::names::ServerName;
 use crate::domain::placement::{Millis, State};
-use crate::domain::program::RollbackOn;
+use crate::domain::program::{RollbackOn, Strategy};
 use crate::domain::ripple::hooks::{self, Hook, Need};
 use crate::domain::ripple::judge::{self, Verdict};
 use crate::domain::ripple::machine::Send;
@@ -15,15 +15,15 @@ use crate::domain::ripple::wait::{Reason, Wait};
 use crate::domain::ripple::{Asked, StepPhase};
 use crate::domain::server_list::{Measured, Report};
 
-/// How long after a gate's opening answers are not judged where there was none open.
-const BURST_MS: Millis = 2_000;
+/// A soak begins so long after a gate's opening where there was none open: as long as it was out of service, within these.
+const BURST_MS: std::ops::RangeInclusive<Millis> = 2_000..=10_000;
 
 impl Move<'_> {
     pub(super) fn soaking(&mut self, report: &Report, mut soak: Soak) -> Moved {
         if let Some(moved) = self.after_step(report) {
             return moved;
         }
-        let since = soak.begin(self.now);
+        let since = soak.begin(self.now, self.burst(report));
         soak.enough |= self.ripple.asked == Asked::Abort;
         self.look(&mut soak);
         let verdict = self.judge(&mut soak);
@@ -118,7 +118,7 @@ impl Move<'_> {
     /// not upgraded yet; where there are too few of those, against what this server itself had counted of the old one.
     fn judge(&self, soak: &mut Soak) -> Option<Verdict> {
         let (limits, since) = (self.limits()?, soak.since?);
-        if self.now < since + self.burst() {
+        if self.now < since {
             return None;
         }
         let server = self.server();
@@ -145,11 +145,16 @@ impl Move<'_> {
     }
 
     /// Where nobody else serves, what routers have held comes all at once when the gate opens: how long those answers take
-    /// tells of the hold, and not of the version.
-    fn burst(&self) -> Millis {
+    /// tells of the hold, and not of the version. The longer the gate was closed, the more there is to be worked off.
+    fn burst(&self, report: &Report) -> Millis {
         let policy = &self.ripple.plan.policy;
-        let alone = policy.min_serving == 0 && self.ripple.plan.steps.len() == 1;
-        if alone { BURST_MS.min(policy.soak.as_millis() as Millis / 2) } else { 0 }
+        let alone = policy.min_serving == 0 && self.ripple.plan.steps.len() <= policy.batch;
+        let closes = policy.strategy == Strategy::Quiesce;
+        if !alone || !closes || policy.soak.is_zero() || self.limits().is_none() {
+            return 0;
+        }
+        let out = report.took.map_or(0, |took| took.drain_ms + took.stop_ms + took.start_ms + took.probe_ms);
+        out.clamp(*BURST_MS.start(), *BURST_MS.end())
     }
 
     /// The servers whose steps have not begun, and that serve what they had.
