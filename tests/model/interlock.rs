@@ -1,6 +1,6 @@
 //! Owns the model of ripples of several programs on the same servers, one management deciding: at most one program is out
 //! of service on a server at a time unless there is room, and the ripples never wait for each other for ever.
-//! Must not know faults: those are the other models'.
+//! Of faults it knows one, an instance that fails and is well again: the others are the other models'.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,6 +24,8 @@ struct Programs {
     cpu_milli: u32,
     /// Off: nobody looks at neighbours.
     blind: bool,
+    /// How often an instance fails.
+    failures: u8,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -31,6 +33,9 @@ struct Both {
     leader: Leader,
     sends: Vec<Send>,
     placements: BTreeMap<(ProgramName, ServerName), Placement>,
+    /// Whose instance has failed, and is not well yet.
+    ill: Option<(ProgramName, ServerName)>,
+    failures: u8,
 }
 
 fn name(program: usize) -> ProgramName {
@@ -41,8 +46,16 @@ fn run(server: &ServerName) -> RunId {
     RunId::new(server.as_str()).expect("a run")
 }
 
-fn report(placement: &Placement) -> Report {
-    Report::of(placement, placement.state.takes_requests(), 0, 0)
+fn report(placement: &Placement, ill: bool) -> Report {
+    Report::of(placement, placement.state.takes_requests() && !ill, 0, 0)
+}
+
+impl Both {
+    fn hear(&mut self, program: &ProgramName, server: &ServerName) {
+        let ill = self.ill.as_ref() == Some(&(program.clone(), server.clone()));
+        let told = report(&self.placements[&(program.clone(), server.clone())], ill);
+        self.leader.heard(server, &run(server), told);
+    }
 }
 
 impl Programs {
@@ -102,6 +115,10 @@ impl Programs {
 #[derive(Clone, PartialEq, Debug)]
 enum Step {
     Obeys(usize),
+    Fails(usize, usize),
+    /// Management hears of it later, with whatever comes next from there.
+    IsWell,
+    Tells(usize, usize),
 }
 
 impl Model for Programs {
@@ -123,7 +140,7 @@ impl Model for Programs {
                 let mut placement = Placement::absent(program.clone());
                 (placement.state, placement.generation) = (State::Open, Generation(1));
                 placement.release = Some(release(1));
-                reports.push(report(&placement));
+                reports.push(report(&placement, false));
                 placements.insert((program, server.clone()), placement);
             }
             leader.sealed(server, 0, &run(server), reports);
@@ -132,32 +149,56 @@ impl Model for Programs {
         for program in 0..self.programs {
             leader.start(plan(self.ask(program), &leader.list).expect("a plan"));
         }
-        let mut both = Both { leader, sends: Vec::new(), placements };
+        let mut both = Both { leader, sends: Vec::new(), placements, ill: None, failures: self.failures };
         self.settle(&mut both);
         vec![both]
     }
 
     fn actions(&self, both: &Both, steps: &mut Vec<Step>) {
         steps.extend((0..both.sends.len()).map(Step::Obeys));
+        if both.ill.is_some() {
+            steps.push(Step::IsWell);
+        }
+        for (program, server) in (0..self.programs).flat_map(|program| (0..self.servers).map(move |at| (program, at))) {
+            let at = (name(program), server_name(server));
+            if both.failures > 0 && both.ill.is_none() && both.placements[&at].state == State::Open {
+                steps.push(Step::Fails(program, server));
+            }
+            if self.failures > 0 {
+                steps.push(Step::Tells(program, server));
+            }
+        }
     }
 
-    fn next_state(&self, last: &Both, Step::Obeys(index): Step) -> Option<Both> {
+    fn next_state(&self, last: &Both, step: Step) -> Option<Both> {
         let mut both = last.clone();
-        let Send::Command { server, program, command } = &last.sends[index] else { return None };
-        let placement = both.placements.get_mut(&(program.clone(), server.clone()))?;
-        let run = run(server);
-        let here = Here { run: &run, now: 0, lease: Duration::from_secs(60), orphans: 0, sticky: None };
-        let mut effects = placement.command(command, &here, |_| Ok(())).ok()?;
-        while let Some(effect) = effects.pop() {
-            let event = match effect {
-                Effect::Stop => Event::Stopped,
-                Effect::Start(_) => Event::Started,
-                _ => continue,
-            };
-            effects.extend(placement.event(&event, &here));
+        match step {
+            Step::Obeys(index) => {
+                let Send::Command { server, program, command } = &last.sends[index] else { return None };
+                let placement = both.placements.get_mut(&(program.clone(), server.clone()))?;
+                let run = run(server);
+                let here = Here { run: &run, now: 0, lease: Duration::from_secs(60), orphans: 0, sticky: None };
+                let mut effects = placement.command(command, &here, |_| Ok(())).ok()?;
+                while let Some(effect) = effects.pop() {
+                    let event = match effect {
+                        Effect::Stop => Event::Stopped,
+                        Effect::Start(_) => Event::Started,
+                        _ => continue,
+                    };
+                    effects.extend(placement.event(&event, &here));
+                }
+                // What starts is well.
+                let starts = placement.state == State::Open && both.ill.as_ref().is_some_and(|(ill, _)| ill == program);
+                both.ill = both.ill.take().filter(|(_, at)| !starts || at != server);
+                both.hear(program, server);
+            }
+            Step::Fails(program, server) => {
+                (both.ill, both.failures) = (Some((name(program), server_name(server))), last.failures - 1);
+                both.hear(&name(program), &server_name(server));
+            }
+            Step::IsWell => both.ill = None,
+            Step::Tells(program, server) => both.hear(&name(program), &server_name(server)),
         }
-        let told = report(placement);
-        both.leader.heard(server, &run, told);
         self.settle(&mut both);
         (both != *last).then_some(both)
     }
@@ -183,14 +224,20 @@ fn ended(both: &Both) -> bool {
 #[test]
 fn ripples_of_several_programs_interlock_and_all_end() {
     for (programs, servers) in [(2, 2), (2, 3), (3, 2)] {
-        let model = Programs { programs, servers, cpu_milli: 350, blind: false };
+        let model = Programs { programs, servers, cpu_milli: 350, blind: false, failures: 0 };
         walk(&model, ended, 1_500_000).assert_sound(&format!("{programs} programs on {servers} servers"));
     }
 }
 
 #[test]
+fn a_program_that_fails_and_is_well_again_is_not_taken_out_beside_another() {
+    let model = Programs { programs: 2, servers: 2, cpu_milli: 350, blind: false, failures: 1 };
+    walk(&model, ended, 1_500_000).assert_sound("2 programs on 2 servers, a failure");
+}
+
+#[test]
 fn where_nobody_looks_at_neighbours_two_programs_are_out_on_one_server() {
-    let walk = walk(&Programs { programs: 2, servers: 2, cpu_milli: 350, blind: true }, ended, 1_500_000);
+    let walk = walk(&Programs { programs: 2, servers: 2, cpu_milli: 350, blind: true, failures: 0 }, ended, 1_500_000);
     let (property, way) = walk.broken.expect("the checker finds it");
     println!("{property}\n{}", way.join("\n"));
 }

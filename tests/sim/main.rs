@@ -3,7 +3,7 @@
 //! A seed decides everything, so that one that fails can be played again:
 //!
 //! ```text
-//! cargo test --release --test sim                                   1,000 seeds  of 5 servers × 4 programs, and a large one
+//! cargo test --release --test sim                                   10,000 seeds of 5 servers × 4 programs, and a large one
 //! NEAP_SIM="seed=7 servers=1000 programs=200" cargo test --release --test sim by_hand -- --nocapture
 //! ```
 
@@ -27,10 +27,10 @@ fn play(settings: &Settings) -> world::Counts {
 }
 
 /// As many as are run in a release; fewer where nothing is optimised.
-const SEEDS: u64 = if cfg!(debug_assertions) { 200 } else { 1_000 };
+const SEEDS: u64 = if cfg!(debug_assertions) { 200 } else { 10_000 };
 
 #[test]
-fn a_thousand_seeds_of_five_servers_and_four_programs_break_nothing() {
+fn ten_thousand_seeds_of_five_servers_and_four_programs_break_nothing() {
     let (next, begun) = (AtomicU64::new(0), Instant::now());
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let counts = std::thread::scope(|scope| {
@@ -66,15 +66,6 @@ fn a_thousand_seeds_of_five_servers_and_four_programs_break_nothing() {
         counts.overlaps,
     ];
     assert!(happened.iter().all(|count| *count > 0), "{counts:?}");
-}
-
-/// Of the seeds beyond those, these are known to take two programs of one server out of service at a time.
-#[test]
-#[ignore = "the interlock of ripples does not hold with these seeds yet"]
-fn seeds_in_which_two_programs_of_a_server_are_out_of_service() {
-    for seed in [1110, 1244] {
-        play(&Settings { seed, ..Settings::default() });
-    }
 }
 
 #[test]

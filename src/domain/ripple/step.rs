@@ -174,9 +174,10 @@ impl Move<'_> {
         self.order_first(report)
     }
 
-    /// Why a gate that serves may not close yet, as to what the servers that stay would carry.
+    /// Why an open gate may not close yet, as to who else is out of service there and what the servers that stay would
+    /// carry. One that is not healthy carries nothing, but may be well again by the time that its gate closes.
     fn short_of_room(&mut self, report: &Report) -> Option<Moved> {
-        if report.state != State::Open || !report.healthy {
+        if report.state != State::Open {
             return None;
         }
         let (program, server) = (self.ripple.plan.program.clone(), self.server());
@@ -186,6 +187,9 @@ impl Move<'_> {
         let out = capacity::neighbour_out(self.list, &program, &server, max_utilization_milli).filter(|_| alone);
         if let Some(other) = out.cloned() {
             return Some(self.wait(Reason::Neighbour { program: other }));
+        }
+        if !report.healthy {
+            return None;
         }
         let carries = capacity::excess(self.list, &program, &server, max_utilization_milli)?;
         let since = *self.ripple.short_since.get_or_insert(self.now);
