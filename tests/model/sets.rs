@@ -20,24 +20,41 @@ use neap::domain::ripple::set::{SetPlan, Subject};
 use neap::domain::ripple::{Asked, Ripple};
 use neap::domain::seal::Seal;
 use neap::domain::server_list::{Report, ServerList, Wanted};
-use stateright::{Checker, HasDiscoveries, Model, Property};
+use stateright::{Model, Property};
 
-use super::explore::walk;
+use super::explore::{Walk, walk};
+use super::world::Shared;
 
 const PROGRAMS: [&str; 2] = ["p", "q"];
 const LEASE: Duration = Duration::from_secs(60);
 /// A time after every lease.
 const LATER: u64 = 1 << 40;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Sets {
+    /// At most one of each program.
+    requests: usize,
     faults: Faults,
     lossy: bool,
     /// The command may fail.
     fails: bool,
-    /// Off: each member of a set is judged, and goes on, by itself.
-    one_step_is_off: bool,
-    limit: usize,
+    off: Off,
+}
+
+/// What is left out of protocol P15.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Off {
+    Nothing,
+    /// Each member of a set is judged, and goes on, by itself.
+    OneStep,
+    /// A member that has opened again since is taken for one that has obeyed before.
+    NoRepeats,
+}
+
+impl Default for Sets {
+    fn default() -> Self {
+        Self { requests: 1, faults: Faults::default(), lossy: false, fails: false, off: Off::Nothing }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -53,7 +70,7 @@ struct Faults {
 /// One program, on disk and in memory.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Cell {
-    placement: Placement,
+    placement: Shared<Placement>,
     word: Word,
     /// An instance is there, and whether it is marked stopping.
     instance: Option<bool>,
@@ -107,10 +124,10 @@ struct World {
     seal: Seal,
     up: bool,
     run: u8,
-    leader: Leader,
-    sends: Vec<Send>,
-    network: Vec<Message>,
-    /// One of each program.
+    leader: Shared<Leader>,
+    sends: Shared<Vec<Send>>,
+    network: Vec<Shared<Message>>,
+    /// At most one of each program.
     requests: Vec<Request>,
     left: Faults,
     broken: Option<&'static str>,
@@ -176,6 +193,38 @@ fn policy() -> Policy {
     }
 }
 
+fn start_set(leader: &mut Leader) {
+    let id = |text: String| RippleId::new(text).expect("a name");
+    let parts = (0..PROGRAMS.len()).map(|index| {
+        let ask = Ask {
+            id: id(format!("s-{index}")),
+            kind: RippleKind::Restart,
+            program: program(index),
+            to: Some(release()),
+            servers: vec![server()],
+            min_serving: MinServing::AtLeast(0),
+            holds: true,
+            policy: policy(),
+            hooks: Default::default(),
+        };
+        Plan { set: Some(id("s".to_owned())), ..plan(ask, &leader.list).expect("a plan") }
+    });
+    let parts: Vec<Plan> = parts.collect();
+    let work = Work { run: vec!["new".to_owned()], within: LEASE };
+    let name = ComponentName::new("lib").expect("a name");
+    leader.start_set(SetPlan {
+        id: id("s".to_owned()),
+        subject: Subject::Component { name, work, undo_work: None },
+        servers: vec![server()],
+        parts: parts.iter().map(|part| part.id.clone()).collect(),
+        batch: 1,
+        canary: 0,
+        promote: Promote::Auto,
+        undoes: None,
+    });
+    parts.into_iter().for_each(|part| leader.start(part));
+}
+
 impl World {
     fn first(model: &Sets) -> Self {
         let cells = (0..PROGRAMS.len()).map(|index| {
@@ -183,64 +232,32 @@ impl World {
             (placement.state, placement.generation) = (State::Open, Generation(1));
             placement.release = Some(release());
             let word = Word::closed(Generation(1)).open(Generation(1));
-            Cell { placement, word, instance: Some(false), starting: false, stopping: false }
+            Cell { placement: Shared::new(placement), word, instance: Some(false), starting: false, stopping: false }
         });
         let wanted = |_| Wanted { release: Some(release()), servers: vec![server()] };
         let programs = (0..PROGRAMS.len()).map(|index| (program(index), wanted(index))).collect();
         let list = ServerList { programs, ..ServerList::default() };
-        let leader = Leader::new(term(1), Revision(0), list, BTreeMap::new());
+        let mut leader = Leader::new(term(1), Revision(0), list, BTreeMap::new());
         let mut world = Self {
             cells: cells.collect(),
             records: Vec::new(),
             seal: Seal::default(),
             up: true,
             run: 1,
-            leader,
-            sends: Vec::new(),
+            leader: Shared::new(leader.clone()),
+            sends: Shared::new(Vec::new()),
             network: Vec::new(),
-            requests: vec![Request::Waiting; PROGRAMS.len()],
+            requests: vec![Request::Waiting; model.requests],
             left: model.faults,
             broken: None,
         };
         world.seal.admit(&term(1)).expect("the first term");
         let (run, reports) = (world.run_id(), world.reports());
-        world.leader.up(&server(), &run, 0);
-        world.leader.sealed(&server(), 0, &run, reports);
-        world.start_set();
-        world.settle();
+        leader.up(&server(), &run, 0);
+        leader.sealed(&server(), 0, &run, reports);
+        start_set(&mut leader);
+        world.settle(leader);
         world
-    }
-
-    fn start_set(&mut self) {
-        let id = |text: String| RippleId::new(text).expect("a name");
-        let parts = (0..PROGRAMS.len()).map(|index| {
-            let ask = Ask {
-                id: id(format!("s-{index}")),
-                kind: RippleKind::Restart,
-                program: program(index),
-                to: Some(release()),
-                servers: vec![server()],
-                min_serving: MinServing::AtLeast(0),
-                holds: true,
-                policy: policy(),
-                hooks: Default::default(),
-            };
-            Plan { set: Some(id("s".to_owned())), ..plan(ask, &self.leader.list).expect("a plan") }
-        });
-        let parts: Vec<Plan> = parts.collect();
-        let work = Work { run: vec!["new".to_owned()], within: LEASE };
-        let name = ComponentName::new("lib").expect("a name");
-        self.leader.start_set(SetPlan {
-            id: id("s".to_owned()),
-            subject: Subject::Component { name, work, undo_work: None },
-            servers: vec![server()],
-            parts: parts.iter().map(|part| part.id.clone()).collect(),
-            batch: 1,
-            canary: 0,
-            promote: Promote::Auto,
-            undoes: None,
-        });
-        parts.into_iter().for_each(|part| self.leader.start(part));
     }
 
     fn run_id(&self) -> RunId {
@@ -256,28 +273,53 @@ impl World {
     }
 
     fn post(&mut self, message: Message) {
+        let message = Shared::new(message);
         let busy = self.network.iter().any(|other| other.is_to_server() == message.is_to_server());
         if !busy {
             self.network.push(message);
+            self.network.sort_by_key(|message| message.is_to_server());
         }
     }
 
     /// Decides until nothing moves; what is to be sent may be from then on.
-    fn settle(&mut self) {
+    fn settle(&mut self, mut leader: Leader) {
+        let mut sends = Vec::new();
         for round in 0.. {
-            let before = self.leader.clone();
-            self.sends = self.leader.decide(0);
-            for send in self.sends.clone() {
+            let before = leader.clone();
+            sends = leader.decide(0);
+            for send in &sends {
                 if let Send::Prepare { server, program, release } = send {
-                    self.leader.prepared(&server, &program, &release, Ok(()));
+                    leader.prepared(server, program, release, Ok(()));
                 }
             }
-            if self.leader == before {
+            if leader == before {
                 break;
             }
-            assert!(round < 32, "decide never comes to rest: {:#?}", self.leader);
+            assert!(round < 32, "decide never comes to rest: {leader:#?}");
         }
-        self.sends.retain(|send| !matches!(send, Send::Prepare { .. } | Send::Measure { .. }));
+        sends.retain(|send| !matches!(send, Send::Prepare { .. } | Send::Measure { .. }));
+        (self.leader, self.sends) = (Shared::new(leader), Shared::new(sends));
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Leader)) {
+        let mut leader = (*self.leader).clone();
+        change(&mut leader);
+        self.settle(leader);
+    }
+
+    /// Whether a heartbeat would tell management anything. (One that would not, and comes late, is no different from a
+    /// late one that would have.)
+    fn has_news(&self) -> bool {
+        let (run, list) = (self.run_id(), &self.leader.list);
+        let Some(entry) = list.servers.get(&server()).filter(|entry| entry.up) else { return true };
+        match &entry.sealed {
+            Some(sealed) if *sealed == run => {
+                let known = |report: &Report| list.observed(&report.program, &server()) == Some(report);
+                !self.reports().iter().all(known)
+            }
+            Some(_) => true,
+            None => false,
+        }
     }
 
     fn send(&mut self, which: usize) {
@@ -292,26 +334,25 @@ impl World {
                 let record = self.records.iter().find(|record| record.operation == operation);
                 if let Some(Stand::Ended(failure)) = record.map(|record| record.state.clone()).filter(|_| self.up) {
                     let worked = Worked { failure, lines: Vec::new(), took_ms: 0 };
-                    self.leader.worked(&set, &server(), worked);
-                    self.settle();
+                    self.change(|leader| leader.worked(&set, &server(), worked));
                 }
             }
             Send::Prepare { .. } | Send::Measure { .. } | Send::Hook { .. } => {}
         }
     }
 
-    fn deliver(&mut self, model: &Sets, message: Message) {
+    fn deliver(&mut self, model: &Sets, message: &Message) {
         match message {
             Message::Seal { term, asked } if self.up => {
-                let answer = self.seal.admit(&term).map(|_| self.reports());
+                let answer = self.seal.admit(term).map(|_| self.reports());
                 let run = self.run_id();
-                self.post(Message::Sealed { run, asked, answer });
+                self.post(Message::Sealed { run, asked: *asked, answer });
             }
             Message::Command { program, command } if self.up => {
-                let refusal = match self.judge(program, &command) {
+                let refusal = match self.judge(*program, command) {
                     Ok((placement, word, effects)) => {
-                        (self.cells[program].placement, self.cells[program].word) = (placement, word);
-                        self.perform(program, effects);
+                        (self.cells[*program].placement, self.cells[*program].word) = (placement, word);
+                        self.perform(*program, effects);
                         None
                     }
                     Err(refusal) => Some(refusal),
@@ -319,36 +360,32 @@ impl World {
                 self.answer(refusal);
             }
             Message::Together { operation, members } if self.up => {
-                let refusal = match self.records.iter().any(|record| record.operation == operation) {
+                let refusal = match self.records.iter().any(|record| record.operation == *operation) {
                     true => None,
-                    false => self.together(model, operation, &members),
+                    false => self.together(model, operation.clone(), members),
                 };
                 self.answer(refusal);
             }
             Message::Seal { .. } | Message::Command { .. } | Message::Together { .. } => {}
-            Message::Sealed { run, asked, answer } => {
-                match answer {
-                    Ok(reports) => {
-                        self.leader.sealed(&server(), asked, &run, reports);
-                    }
-                    Err(refusal) => {
-                        if let Heard::LearnAgain(highest) = self.leader.refused(&refusal, true) {
-                            self.leader.take_term(highest.number + 1);
-                        }
+            Message::Sealed { run, asked, answer } => self.change(|leader| match answer {
+                Ok(reports) => {
+                    leader.sealed(&server(), *asked, run, reports.clone());
+                }
+                Err(refusal) => {
+                    if let Heard::LearnAgain(highest) = leader.refused(refusal, true) {
+                        leader.take_term(highest.number + 1);
                     }
                 }
-                self.settle();
-            }
-            Message::Reports { run, refusal, reports } => {
+            }),
+            Message::Reports { run, refusal, reports } => self.change(|leader| {
                 if let Some(refusal) = refusal {
-                    self.leader.refused(&refusal, false);
+                    leader.refused(refusal, false);
                 }
-                self.leader.up(&server(), &run, 0);
+                leader.up(&server(), run, 0);
                 for report in reports {
-                    self.leader.heard(&server(), &run, report);
+                    leader.heard(&server(), run, report.clone());
                 }
-                self.settle();
-            }
+            }),
         }
     }
 
@@ -357,17 +394,17 @@ impl World {
         self.post(Message::Reports { run, refusal, reports });
     }
 
-    fn judge(&mut self, program: usize, command: &Command) -> Result<(Placement, Word, Vec<Effect>), Refusal> {
+    fn judge(&mut self, program: usize, command: &Command) -> Result<(Shared<Placement>, Word, Vec<Effect>), Refusal> {
         self.seal.admit(&command.term)?;
         let run = self.run_id();
         let here = Here { run: &run, now: 0, lease: LEASE, orphans: 0, sticky: None };
-        let (mut placement, mut word) = (self.cells[program].placement.clone(), self.cells[program].word);
+        let (mut placement, mut word) = ((*self.cells[program].placement).clone(), self.cells[program].word);
         let freeze = |generation| {
             word = word.freeze(generation)?;
             Ok(())
         };
         let effects = placement.command(command, &here, freeze)?;
-        Ok((placement, word, effects))
+        Ok((Shared::new(placement), word, effects))
     }
 
     /// All members are judged before any of them is changed; where that is off, each goes on by itself.
@@ -377,10 +414,14 @@ impl World {
         for member in members {
             match self.judge(index(&member.program), &member.command) {
                 Ok((placement, word, effects)) => judged.push((index(&member.program), placement, word, effects)),
+                Err(_) if model.off == Off::NoRepeats && self.has_ended(member) => {
+                    let cell = &self.cells[index(&member.program)];
+                    judged.push((index(&member.program), cell.placement.clone(), cell.word, Vec::new()));
+                }
                 Err(refusal) => refused = Some(refusal),
             }
         }
-        if (refused.is_some() && !model.one_step_is_off) || judged.is_empty() {
+        if (refused.is_some() && model.off != Off::OneStep) || judged.is_empty() {
             return refused;
         }
         let members = judged.iter().map(|(program, ..)| *program).collect();
@@ -392,10 +433,17 @@ impl World {
         refused
     }
 
+    fn has_ended(&self, member: &Member) -> bool {
+        let ended = &self.cells[index(&member.program)].placement.ended;
+        ended.as_ref().is_some_and(|ended| ended.operation == member.command.operation)
+    }
+
     fn happen(&mut self, program: usize, event: &Event, now: u64) {
         let run = self.run_id();
         let here = Here { run: &run, now, lease: LEASE, orphans: 0, sticky: None };
-        let effects = self.cells[program].placement.event(event, &here);
+        let mut placement = (*self.cells[program].placement).clone();
+        let effects = placement.event(event, &here);
+        self.cells[program].placement = Shared::new(placement);
         self.perform(program, effects);
     }
 
@@ -463,12 +511,15 @@ impl World {
 
     fn crash(&mut self) {
         self.up = false;
-        for (cell, request) in self.cells.iter_mut().zip(&mut self.requests) {
+        for cell in &mut self.cells {
             (cell.starting, cell.stopping) = (false, false);
             cell.word = Word::closed(cell.placement.generation);
-            if *request == Request::Admitted {
-                *request = Request::Ended;
-            }
+            let mut placement = (*cell.placement).clone();
+            (placement.lease_until, placement.boot) = (None, Default::default());
+            cell.placement = Shared::new(placement);
+        }
+        for request in self.requests.iter_mut().filter(|request| **request == Request::Admitted) {
+            *request = Request::Ended;
         }
         for record in &mut self.records {
             record.stopped.clear();
@@ -485,8 +536,10 @@ impl World {
             }
         }
         for program in 0..self.cells.len() {
-            let effects = self.cells[program].placement.boot(LATER);
-            let generation = self.cells[program].placement.generation;
+            let mut placement = (*self.cells[program].placement).clone();
+            let effects = placement.boot(LATER);
+            let generation = placement.generation;
+            self.cells[program].placement = Shared::new(placement);
             self.cells[program].word = Word::closed(generation);
             self.perform(program, effects);
         }
@@ -508,8 +561,7 @@ impl World {
             .map(|(id, set)| (id.clone(), set.clone()))
             .collect();
         leader.list.servers.entry(server()).or_default();
-        self.leader = leader;
-        self.settle();
+        self.settle(leader);
     }
 
     fn is_calm(&self) -> bool {
@@ -520,7 +572,13 @@ impl World {
         };
         let over = self.leader.ripples.values().all(|ripple| ripple.state.is_over())
             && self.leader.sets.values().all(|set| set.state.is_over());
-        self.up && over && self.cells.iter().all(rests) && self.requests.iter().all(|one| *one == Request::Ended)
+        // Of one that has failed, and says why, a router has nobody to send a request to.
+        let ended = |(request, cell): (&Request, &Cell)| match request {
+            Request::Waiting => cell.placement.state == State::Failed,
+            Request::Admitted => false,
+            Request::Ended => true,
+        };
+        self.up && over && self.cells.iter().all(rests) && self.requests.iter().zip(&self.cells).all(ended)
     }
 
     fn sets_are_under_way(&self) -> bool {
@@ -557,7 +615,9 @@ impl Model for Sets {
             actions.push(Action::Boot);
             return;
         }
-        actions.push(Action::Beat);
+        if world.has_news() {
+            actions.push(Action::Beat);
+        }
         if world.left.crashes > 0 {
             actions.push(Action::Crash);
         }
@@ -568,10 +628,10 @@ impl Model for Sets {
             }
         }
         for (program, cell) in world.cells.iter().enumerate() {
-            match world.requests[program] {
-                Request::Waiting => actions.push(Action::Claim(program)),
-                Request::Admitted => actions.push(Action::End(program)),
-                Request::Ended => {}
+            match world.requests.get(program) {
+                Some(Request::Waiting) => actions.push(Action::Claim(program)),
+                Some(Request::Admitted) => actions.push(Action::End(program)),
+                Some(Request::Ended) | None => {}
             }
             match cell.placement.state {
                 State::Quiescing if world.left.leases > 0 => actions.push(Action::Lease(program)),
@@ -596,12 +656,12 @@ impl Model for Sets {
             Action::Send(which) => world.send(which),
             Action::Deliver(index) => {
                 let message = world.network.remove(index);
-                world.deliver(self, message);
+                world.deliver(self, &message);
             }
             Action::DeliverAgain(index) => {
                 world.left.repeats -= 1;
                 let message = world.network[index].clone();
-                world.deliver(self, message);
+                world.deliver(self, &message);
             }
             Action::Lose(index) => drop(world.network.remove(index)),
             Action::Beat => world.answer(None),
@@ -649,8 +709,9 @@ impl Model for Sets {
             Action::Abort => {
                 world.left.aborts -= 1;
                 let id = RippleId::new("s").expect("a name");
-                world.leader.ask_set(&id, Asked::Abort);
-                world.settle();
+                world.change(|leader| {
+                    leader.ask_set(&id, Asked::Abort);
+                });
             }
         }
         (world != *last).then_some(world)
@@ -671,67 +732,65 @@ impl Model for Sets {
 }
 
 fn sound(name: &str, model: &Sets) {
-    walk(model, World::is_calm, if model.limit > 0 { model.limit } else { 1_500_000 }).assert_sound(name);
+    walk(model, World::is_calm, 1_500_000).assert_sound(name);
 }
 
 #[test]
-#[ignore = "not walked whole yet"]
 fn a_set_without_faults() {
     sound("a set", &Sets::default());
 }
 
 #[test]
-#[ignore = "not walked whole yet"]
 fn a_set_whose_leases_run_out() {
     let faults = Faults { leases: 2, ..Faults::default() };
     sound("a set, leases", &Sets { faults, lossy: true, ..Sets::default() });
 }
 
 #[test]
-#[ignore = "not walked whole yet"]
 fn a_set_on_a_server_that_crashes() {
     let faults = Faults { crashes: 1, ..Faults::default() };
-    sound("a set, crash", &Sets { faults, fails: true, ..Sets::default() });
+    sound("a set, crash", &Sets { requests: 0, faults, fails: true, ..Sets::default() });
 }
 
 #[test]
-#[ignore = "not walked whole yet"]
 fn a_set_whose_messages_are_repeated() {
     let faults = Faults { repeats: 2, leases: 1, ..Faults::default() };
     sound("a set, repeats", &Sets { faults, ..Sets::default() });
 }
 
 #[test]
-#[ignore = "not walked whole yet"]
 fn a_set_whose_management_restarts() {
     let faults = Faults { management_crashes: 1, leases: 1, ..Faults::default() };
     sound("a set, management restarts", &Sets { faults, ..Sets::default() });
 }
 
 #[test]
-#[ignore = "not walked whole yet"]
 fn a_set_that_is_aborted() {
     let faults = Faults { aborts: 1, leases: 1, ..Faults::default() };
     sound("a set, abort", &Sets { faults, lossy: true, ..Sets::default() });
 }
 
 #[test]
-#[ignore = "not walked whole yet"]
 fn a_set_whose_command_or_whose_program_fails() {
     let faults = Faults { failed_starts: 2, ..Faults::default() };
     sound("a set, failures", &Sets { faults, fails: true, ..Sets::default() });
 }
 
-#[test]
-#[ignore = "not walked whole yet"]
-fn p15_members_that_are_frozen_one_by_one() {
+fn left_out(off: Off) -> Walk {
     let faults = Faults { leases: 1, ..Faults::default() };
-    let model = Sets { faults, one_step_is_off: true, ..Sets::default() };
-    let checker = model.checker().target_state_count(1_500_000).finish_when(HasDiscoveries::Any).spawn_bfs().join();
-    let found = checker.discoveries();
-    assert!(!found.is_empty(), "nothing found in {} states", checker.unique_state_count());
-    for (property, path) in found {
-        let broken = path.last_state().broken.unwrap_or(property);
-        println!("P15: {broken}, after {} states: {:?}", checker.state_count(), path.into_actions());
-    }
+    walk(&Sets { faults, off, ..Sets::default() }, World::is_calm, 1_500_000)
+}
+
+#[test]
+fn p15_members_that_are_frozen_one_by_one() {
+    let walk = left_out(Off::OneStep);
+    let (_, way) = walk.broken.unwrap_or_else(|| panic!("nothing found in {} states", walk.states));
+    println!("P15: the command runs beside a member that opened again, after {} states: {way:?}", walk.states);
+}
+
+#[test]
+fn p15_a_member_that_opened_again_and_is_taken_for_a_repeat() {
+    let walk = left_out(Off::NoRepeats);
+    let way = walk.stuck.unwrap_or_else(|| panic!("{:?}, {} states", walk.broken, walk.states));
+    println!("P15: the command waits for it for ever, after {} states: {way:?}", walk.states);
 }

@@ -122,10 +122,6 @@ impl Program {
         let mut next = self.placement.clone();
         let judged = next.command(command, &self.here(), |generation| freeze(&admission, &retired, generation));
         match judged {
-            // A repeat of an order that this set's record knows nothing of.
-            Ok(effects) if effects.is_empty() => {
-                Ok(Reserved::Refused(Refusal::WrongState { state: self.placement.state }))
-            }
             Ok(effects) => {
                 let changes = self.changes(&next, &effects).map_err(|error| {
                     self.thaw();

@@ -119,6 +119,10 @@ impl Placement {
 
     /// Known by (operation id, command, expected generation).
     fn is_repeat(&self, command: &Command) -> bool {
+        if let Order::Together { .. } = command.order {
+            // The set's record knows a repeat. A member that has gone on since is none: it cannot be frozen with the others.
+            return false;
+        }
         if self.ended.as_ref().is_some_and(|ended| ended.operation == command.operation) {
             return self.generation != command.expected;
         }
@@ -126,7 +130,7 @@ impl Placement {
         match command.order {
             Order::Quiesce { .. } | Order::Overlap { .. } => command.expected == operation.expected,
             Order::Upgrade { .. } if self.state == State::Overlapping => operation.phase == Phase::StoppingOld,
-            Order::Upgrade { .. } | Order::Remove { .. } | Order::Together { .. } => {
+            Order::Upgrade { .. } | Order::Remove { .. } => {
                 // A first install is ordered at the generation itself, all else at the one that its quiesce made.
                 // With sessions to wait for, the gate has closed a generation later.
                 let quiesced = operation.expected.next();
@@ -134,7 +138,7 @@ impl Placement {
                 operation.phase != Phase::Quiescing && at.contains(&command.expected)
             }
             Order::Migrate => !self.is_known() && self.generation == command.expected.next(),
-            Order::Open | Order::Reopen => false,
+            Order::Open | Order::Reopen | Order::Together { .. } => false,
         }
     }
 

@@ -374,3 +374,18 @@ fn a_wait_for_sessions_ends_with_a_reopen_a_lease_or_a_boot() {
     placement.boot(5_000);
     assert_eq!((stands(&placement), placement.is_known()), ((State::Closed, 7), false));
 }
+
+#[test]
+fn a_member_of_a_set_that_opened_again_is_refused_and_not_taken_for_a_repeat() {
+    let desired = Desired { release: Some(release(1)), stamp: Stamp { term: term(), revision: Revision(1) } };
+    let set = OperationId::new("set-o1").unwrap();
+    let together = command("o1", 6, Order::Together { to: release(1), desired, force: false, set });
+    let mut placement = quiescing();
+    happens(&mut placement, &Event::Tick, 60_000);
+    assert_eq!(stands(&placement), (State::Open, 7), "its lease ran out");
+    let stale = Refusal::StaleGeneration { expected: Generation(6), present: Generation(7) };
+    assert_eq!(tell(&mut placement, &together), Err(stale));
+    let mut placement = quiescing();
+    assert_eq!(tell(&mut placement, &together), Ok(vec![Effect::Stop]));
+    assert!(matches!(tell(&mut placement, &together), Err(Refusal::StaleGeneration { .. })), "its set knows a repeat");
+}
