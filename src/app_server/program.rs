@@ -148,7 +148,8 @@ impl Program {
     }
 
     fn report(&self) -> Report {
-        let mut report = Report::of(&self.placement, self.healthy, self.active(), self.orphans.count);
+        let orphans = if self.is_switched() { self.old_orphans() } else { self.orphans.count };
+        let mut report = Report::of(&self.placement, self.healthy, self.active(), orphans);
         report.restarts = self.slot.restarts.load(Relaxed);
         report.took = self.timing.took().filter(|_| self.is_state(State::Open));
         report.sessions = self.sessions_left();

@@ -24,6 +24,7 @@ pub struct Report {
     /// The instance answers its probes.
     pub healthy: bool,
     pub active: u64,
+    /// Of an overlap after its switch: of the instance that was switched away from.
     pub orphans: u64,
     /// Of the active requests, those that are WebSockets or event streams; told while quiescing.
     #[serde(default)]

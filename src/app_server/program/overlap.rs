@@ -41,6 +41,11 @@ impl Program {
         if self.is_state(State::Overlapping) { self.retiring() } else { self.active() }
     }
 
+    /// Requests of the node's earlier run that an instance which was switched away from may still be serving.
+    pub(super) fn old_orphans(&self) -> u64 {
+        self.overlap.orphans.count
+    }
+
     /// What is cut is at least so old: of an overlap, only what was there before its switch.
     pub(super) fn least_age(&self) -> u64 {
         let since = self.quiesced_at.filter(|_| self.is_state(State::Overlapping));
@@ -115,6 +120,10 @@ impl Program {
         if self.overlap.orphans.count > 0 {
             let over = self.shared.clock.now() >= self.overlap.orphans.until;
             let left = self.overlap.old.iter().map(|life| life.orphans()).sum();
+            if left > 0 && over {
+                tracing::warn!(program = %self.placement.program, left,
+                    "connections of the node's earlier run to an old instance outlast drain_timeout and are waited for no longer");
+            }
             self.overlap.orphans.count = if over { 0 } else { left };
             if self.overlap.orphans.count > 0 {
                 return;

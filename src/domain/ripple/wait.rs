@@ -65,6 +65,7 @@ pub enum Reason {
     /// Of an overlap: the new version serves, and the old one still has these.
     OldDraining {
         active: u64,
+        orphans: u64,
         oldest: Option<OldestActive>,
     },
     /// Sessions to end that have to stay on the server.
@@ -187,8 +188,8 @@ impl fmt::Display for Reason {
             Self::Answer => f.write_str("the server's answer to the quiesce"),
             Self::AnswerToOverlap => f.write_str("the server's answer to the overlap"),
             Self::Draining { active, orphans, oldest } => draining(f, *active, *orphans, oldest.as_ref()),
-            Self::OldDraining { active, oldest } => {
-                draining(f, *active, 0, oldest.as_ref())?;
+            Self::OldDraining { active, orphans, oldest } => {
+                draining(f, *active, *orphans, oldest.as_ref())?;
                 f.write_str(" at the old version; the new one serves")
             }
             Self::Sessions { left } => sessions(f, left),

@@ -73,7 +73,8 @@ impl Move<'_> {
         let policy = &self.ripple.plan.policy;
         let until = since + policy.drain_timeout.as_millis() as Millis;
         let forces = policy.on_drain_timeout == OnDrainTimeout::Force;
-        let reason = Reason::OldDraining { active: report.retiring, oldest: report.oldest.clone() };
+        let (active, orphans) = (report.retiring, report.orphans);
+        let reason = Reason::OldDraining { active, orphans, oldest: report.oldest.clone() };
         let wait = Wait { server: Some(self.server()), reason, until: Some(until).filter(|_| forces) };
         let sends = match forces && self.now >= until {
             true => match self.order_upgrade(operation, report.generation, true) {
