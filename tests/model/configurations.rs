@@ -163,35 +163,44 @@ fn one_server_whose_program_may_be_held() {
     sound("one server", &Cluster { servers: 1, min_serving: 0, faults, ..Cluster::default() });
 }
 
-fn overlap(name: &str, faults: Faults, lossy: bool) {
+/// Of one server. Two requests: one may be at the old instance while another comes to the new one.
+fn overlap(name: &str, requests: usize, faults: Faults, lossy: bool) {
     let strategy = Strategy::Overlap;
-    sound(name, &Cluster { servers: 1, strategy, lossy, faults, requests: 2, ..Cluster::default() });
+    sound(name, &Cluster { servers: 1, strategy, lossy, faults, requests, ..Cluster::default() });
 }
 
 #[test]
 fn an_overlap_on_one_server() {
-    overlap("overlap", Faults { leases: 1, repeats: 1, ..Faults::default() }, true);
+    overlap("overlap", 2, Faults { leases: 1, repeats: 1, ..Faults::default() }, true);
 }
 
 #[test]
-#[ignore = "more than 1.5 million states: not walked whole"]
 fn an_overlap_whose_server_crashes() {
-    overlap("overlap and crash", Faults { crashes: 2, ..Faults::default() }, false);
+    overlap("overlap and crash", 2, Faults { crashes: 1, ..Faults::default() }, false);
+}
+
+#[test]
+fn an_overlap_whose_server_crashes_twice() {
+    overlap("overlap and two crashes", 1, Faults { crashes: 2, ..Faults::default() }, false);
 }
 
 #[test]
 fn an_overlap_that_is_aborted() {
-    overlap("overlap, abort and crash", Faults { aborts: 1, crashes: 1, ..Faults::default() }, true);
+    overlap("overlap, abort and crash", 2, Faults { aborts: 1, crashes: 1, ..Faults::default() }, true);
 }
 
 #[test]
-#[ignore = "more than 1.5 million states: not walked whole"]
 fn an_overlap_whose_management_restarts() {
-    overlap("overlap, management restarts", Faults { management_crashes: 1, crashes: 1, ..Faults::default() }, false);
+    overlap("overlap, management restarts", 2, Faults { management_crashes: 1, ..Faults::default() }, false);
 }
 
 #[test]
-#[ignore = "with a crash in it an invariant breaks, and whether in the rules or in the model is not known yet"]
+fn an_overlap_whose_management_and_server_restart() {
+    let faults = Faults { management_crashes: 1, crashes: 1, ..Faults::default() };
+    overlap("overlap, management and server restart", 1, faults, false);
+}
+
+#[test]
 fn an_overlap_that_does_not_start_or_is_forced() {
     let faults = Faults { failed_starts: 1, timeouts: 1, crashes: 1, ..Faults::default() };
     let (strategy, on_drain_timeout) = (Strategy::Overlap, OnDrainTimeout::Force);

@@ -2,7 +2,7 @@
 //! repeats and reorders, with crashes between saving and speaking. Checks I1 to I5 and L; and that each rule of the
 //! protocol that may not be left out is missed when it is.
 //!
-//! `cargo test --release --test model`. Without `--release` the larger configurations are ignored.
+//! `cargo test --release --test model`: all of it; without `--release` it takes many times as long.
 
 mod configurations;
 mod explore;

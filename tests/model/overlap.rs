@@ -79,11 +79,12 @@ pub fn switch(cluster: &Cluster, world: &mut World, server: usize) {
     }
 }
 
-pub fn stop(world: &mut World, server: usize, role: Role) {
+/// `forced`: what of a dead run of the server was still going on there was counted as cut when that run died.
+pub fn stop(world: &mut World, server: usize, role: Role, forced: bool) {
     let asked = role == Role::Retired && world.requests.contains(&Request::Old(server));
     let held = &mut world.servers[server];
     for instance in held.instances.iter_mut().filter(|instance| instance.role == role) {
-        if asked || (instance.orphans > 0 && !instance.stopping) {
+        if asked || (instance.orphans > 0 && !instance.stopping && !forced) {
             world.broken = Some("I1: an instance was stopped under a request");
         }
         (instance.stopping, instance.orphans) = (true, 0);

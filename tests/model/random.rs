@@ -1,6 +1,7 @@
 //! Owns random walks, with shrinking, through clusters that are too large to be walked whole: all faults at once. Beside
 //! the invariants it checks what must hold from step to step of ripples and the Server List.
 
+use neap::domain::program::{OnDrainTimeout, Strategy};
 use neap::domain::ripple::StepPhase;
 use proptest::prelude::*;
 use stateright::Model;
@@ -96,6 +97,17 @@ proptest! {
         choices in prop::collection::vec(any::<u16>(), STEPS),
     ) {
         wander(&everything(batch, 1), &choices)?;
+    }
+
+    #[test]
+    fn overlaps_under_all_faults_keep_every_invariant(
+        forces in any::<bool>(),
+        managements in 1..=2usize,
+        choices in prop::collection::vec(any::<u16>(), STEPS),
+    ) {
+        let on_drain_timeout = if forces { OnDrainTimeout::Force } else { OnDrainTimeout::Abort };
+        let cluster = Cluster { strategy: Strategy::Overlap, on_drain_timeout, ..everything(1, managements) };
+        wander(&cluster, &choices)?;
     }
 
     #[test]

@@ -379,8 +379,8 @@ fn perform(cluster: &Cluster, world: &mut World, server: usize, effects: Vec<Eff
             }
             Effect::StartBeside(release) => overlap::start_beside(&mut world.servers[server], release.sha256.0[0]),
             Effect::Switch(_) => overlap::switch(cluster, world, server),
-            Effect::StopBeside => overlap::stop(world, server, Role::Beside),
-            Effect::StopOld => overlap::stop(world, server, Role::Retired),
+            Effect::StopBeside => overlap::stop(world, server, Role::Beside, false),
+            Effect::StopOld => overlap::stop(world, server, Role::Retired, forced),
             // Sets have a model of their own.
             Effect::Await(_) | Effect::Report | Effect::MigrateSessions | Effect::KnowGate(_) => {}
             Effect::OpenGate(_) | Effect::CloseGate(_) => {

@@ -360,7 +360,13 @@ impl Cluster {
             let failed = server.placement.state == State::Failed && server.placement.failure.is_some();
             server.up.as_ref().is_some_and(|up| up.starting.is_none() && !up.stopping) && (open || failed)
         };
-        let ended = |request: &Request| matches!(request, Request::Completed | Request::Cut);
+        // Where all have failed, and say why, a router has nobody to send a request to.
+        let nobody = world.servers.iter().all(|server| server.placement.state == State::Failed);
+        let ended = |request: &Request| match request {
+            Request::Completed | Request::Cut => true,
+            Request::Waiting => nobody,
+            _ => false,
+        };
         world.requests.iter().all(ended)
             && world.servers.iter().all(server_rests)
             && world.managements.iter().all(|management| management.rests(world))
