@@ -39,9 +39,9 @@ pub struct DataPort {
 }
 
 impl DataPort {
-    fn admits(&self, head: &RequestHead<'_>, peer: Peer) -> bool {
+    fn admits(&self, key: Option<&[u8]>, peer: Peer) -> bool {
         match &self.secret {
-            Some(secret) => header(head.headers, CLUSTER_KEY).is_some_and(|given| secret.verify(given)),
+            Some(secret) => key.is_some_and(|given| secret.verify(given)),
             // Without a secret the port is on loopback only, and so is who asks.
             None => peer.addr.ip().to_canonical().is_loopback(),
         }
@@ -53,6 +53,32 @@ impl DataPort {
     }
 }
 
+/// What a router says in a head besides the request: the first field of each name.
+#[derive(Default)]
+struct Said<'a> {
+    key: Option<&'a [u8]>,
+    program: Option<&'a [u8]>,
+    id: Option<&'a [u8]>,
+}
+
+impl<'a> Said<'a> {
+    /// All fields are looked at once, and most by their length only.
+    fn of(head: &RequestHead<'a>) -> Self {
+        let mut said = Self::default();
+        for field in head.headers {
+            let is = |name: &str| field.name.eq_ignore_ascii_case(name);
+            let place = match field.name.len() {
+                12 if is(PROGRAM_HEADER) => &mut said.program,
+                12 if is(REQUEST_ID_HEADER) => &mut said.id,
+                16 if is(CLUSTER_KEY) => &mut said.key,
+                _ => continue,
+            };
+            place.get_or_insert(field.value);
+        }
+        said
+    }
+}
+
 /// Shared through `Rc`, since each of its requests holds it.
 pub struct Port(pub Rc<DataPort>);
 
@@ -60,11 +86,12 @@ impl Handler for Port {
     type Request = Request;
 
     fn begin(&self, head: &RequestHead<'_>, peer: Peer) -> Begin<Request> {
-        if !self.0.admits(head, peer) {
+        let said = Said::of(head);
+        if !self.0.admits(said.key, peer) {
             let answer = Answer::new(401, "unauthorized", "this port takes requests of the cluster's routers only");
             return Begin::Answer(answer.hint("ask a router").closing());
         }
-        let Some(program) = head.header(PROGRAM_HEADER) else {
+        let Some(program) = said.program.and_then(|program| std::str::from_utf8(program).ok()) else {
             let detail = format!("the request names no program in {PROGRAM_HEADER}");
             return Begin::Answer(Answer::new(400, "no_program", detail));
         };
@@ -72,7 +99,7 @@ impl Handler for Port {
         if visit.program().is_none() {
             return Begin::Answer(self.0.refuse(program, Refused { generation: Generation(0) }));
         }
-        Begin::Forward(Request::new(self.0.clone(), visit, head))
+        Begin::Forward(Request::new(self.0.clone(), visit, head, said.id))
     }
 
     fn nudges(&self) -> Option<watch::Receiver<()>> {
@@ -94,13 +121,13 @@ pub struct Request {
 }
 
 impl Request {
-    fn new(port: Rc<DataPort>, mut visit: Visit, head: &RequestHead<'_>) -> Self {
+    fn new(port: Rc<DataPort>, mut visit: Visit, head: &RequestHead<'_>, id: Option<&[u8]>) -> Self {
         if visit.has_sessions() {
             let secure = head.header(PROTO_HEADER).is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
             visit.carry_text(header(head.headers, TAG_HEADER), secure);
         }
-        let about = match head.header(REQUEST_ID_HEADER) {
-            Some(id) if (1..=REQUEST_ID_LEN_MAX).contains(&id.len()) => About::new(id.as_bytes(), head),
+        let about = match id {
+            Some(id) if (1..=REQUEST_ID_LEN_MAX).contains(&id.len()) && id.is_ascii() => About::new(id, head),
             _ => About::new(ulid::Ulid::new().to_string().as_bytes(), head),
         };
         Self { port, body_limit: visit.body_limit(), visit, about, refused: None }
@@ -142,7 +169,7 @@ impl Attempts for Request {
     fn response(&mut self, head: &ResponseHead<'_>, out: &mut HeadWriter<'_>) {
         self.visit.answered(head, out);
         if let Some(version) = self.visit.version() {
-            out.add(VERSION_HEADER, version.as_str());
+            out.add_clean(VERSION_HEADER, version.as_str().as_bytes());
         }
     }
 

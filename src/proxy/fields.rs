@@ -47,7 +47,7 @@ impl Letters {
 }
 
 /// Of the names that do more than pass.
-const HAVE_RULES: Letters = Letters::of(b"cehknptu");
+pub(super) const HAVE_RULES: Letters = Letters::of(b"cehknptu");
 
 /// Length and first letter tell nearly all names apart before any is compared.
 #[inline]
@@ -79,10 +79,10 @@ pub(super) fn is<const N: usize>(name: &str, known: &[u8; N]) -> bool {
     same(name.as_bytes(), known)
 }
 
-/// Whether a field's name is this one, of lower-case letters, digits and `-`, in any case. All bytes at once: in a name,
-/// no other character becomes one of these by that bit.
+/// Whether a field's name is this one, of lower-case letters, digits and `-`, in any case. All bytes at once: in a name or
+/// a value, no other character becomes one of these by that bit.
 #[inline]
-fn same<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
+pub(super) fn same<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
     let Ok(name) = <&[u8; N]>::try_from(name) else { return false };
     name.iter().zip(known).fold(0, |other, (a, b)| other | ((a | 0x20) ^ b)) == 0
 }
@@ -115,20 +115,19 @@ impl Marks {
 }
 
 impl<'f, 'a> Ruled<'f, 'a> {
-    /// Of a head of at most [`HEADERS`] fields.
+    /// Of a head of at most [`HEADERS`] fields. `with_rules`: by number, all that a rule may be for, and others.
     #[inline]
-    pub fn of(all: &'f [Header<'a>], few: &'f mut Few<'a>) -> Self {
+    pub fn of(all: &'f [Header<'a>], mut with_rules: u128, few: &'f mut Few<'a>) -> Self {
         debug_assert!(all.len() <= HEADERS);
         let (mut count, mut marks) = (0, Marks::default());
-        for (number, header) in all.iter().enumerate() {
-            if !HAVE_RULES.begin(header.name) {
-                continue;
-            }
+        while let Some(header) = all.get(with_rules.trailing_zeros() as usize) {
+            let place = with_rules & with_rules.wrapping_neg();
+            with_rules ^= place;
             let kind = kind(header.name);
             if kind == Kind::Passes {
                 continue;
             }
-            marks.0 |= 1 << number;
+            marks.0 |= place;
             if kind != Kind::Neap {
                 if let Some(place) = few.get_mut(count) {
                     *place = *header;
@@ -141,18 +140,20 @@ impl<'f, 'a> Ruled<'f, 'a> {
 }
 
 /// Copies the fields of `head` that `keeps` names, of which it is told whether they are marked. Neighbours that stand
-/// there just as they would be written are copied together; `plain`: all of them do.
+/// there just as they would be written are copied together; `plain`: all of them do. `before`: bytes of
+/// the line before the fields that are copied too.
 #[inline]
 pub(super) fn copy(
     head: &[u8],
     headers: &[Header<'_>],
     marks: Marks,
     plain: bool,
+    before: usize,
     keeps: impl Fn(&Header<'_>, bool) -> bool,
     out: &mut Vec<u8>,
 ) {
     let begin = head.as_ptr().addr();
-    let mut run = 0..0;
+    let mut run = 0..before;
     for (field, marked) in headers.iter().zip(marks.each()) {
         if !keeps(field, marked) {
             continue;
@@ -218,7 +219,7 @@ mod tests {
         let head = b"A: 1\r\nB:2\r\nC:  3\r\nD: 4 \r\nDrop: 5\r\nE: 6\r\nF: \r\nG:\r\nH: 7\r\nI: 8\r\nDrop: 9\r\n\r\n";
         parsed(head, |headers| {
             let (mut out, mut expected) = (b"X".to_vec(), b"X".to_vec());
-            copy(head, headers, Marks::default(), false, |field, _| field.name != "Drop", &mut out);
+            copy(head, headers, Marks::default(), false, 0, |field, _| field.name != "Drop", &mut out);
             headers.iter().filter(|field| field.name != "Drop").for_each(|field| {
                 HeadWriter::new(&mut expected).copy(field);
             });
@@ -232,7 +233,7 @@ mod tests {
         parsed(head, |headers| {
             let written = |plain| {
                 let mut out = Vec::new();
-                copy(head, headers, Marks::default(), plain, |field, _| field.name != "Drop", &mut out);
+                copy(head, headers, Marks::default(), plain, 0, |field, _| field.name != "Drop", &mut out);
                 String::from_utf8(out).unwrap()
             };
             assert_eq!((written(true), written(false)), ("A: 1\r\nB: 3\r\nC: 4\r\n".into(), written(true)));
@@ -269,7 +270,7 @@ mod tests {
         let (one, other) = (b"A: 1\r\nB: 2\r\n\r\n".to_vec(), b"C: 3\r\nD: 4\r\n\r\n".to_vec());
         parsed(&one, |headers| {
             let mut out = Vec::new();
-            copy(&other, headers, Marks::default(), false, |_, _| true, &mut out);
+            copy(&other, headers, Marks::default(), false, 0, |_, _| true, &mut out);
             assert_eq!(out, b"A: 1\r\nB: 2\r\n");
         });
     }
@@ -280,7 +281,7 @@ mod tests {
             let head = format!("A: 1\r\n{}\r\n", "Host: a\r\n".repeat(count));
             parsed(head.as_bytes(), |headers| {
                 let mut few = FEW;
-                let ruled = Ruled::of(headers, &mut few);
+                let ruled = Ruled::of(headers, u128::MAX, &mut few);
                 let hosts = ruled.headers.iter().filter(|header| header.name == "Host").count();
                 assert_eq!((hosts, ruled.headers.len() > count), (count, count > RULED));
                 let marked: Vec<_> = ruled

@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use super::answer::Answer;
 use super::body::Framing;
 use super::buffer::BUFFER_BYTES;
-use super::fields::{self, FEW, Kind, Marks, Ruled, is, kind};
+use super::fields::{self, FEW, Kind, Marks, Ruled, is, kind, same};
 use super::limits::Limits;
 use super::path::{self, Bytes};
 use super::plain::{self, Fields, Storage};
@@ -86,7 +86,7 @@ impl<'a> RequestHead<'a> {
         let passes = |field: &httparse::Header<'_>, marked: bool| {
             !marked && keeps(field.name) && !(self.lists_headers && self.is_listed(field.name))
         };
-        fields::copy(self.bytes, self.headers, self.marks, self.plain, passes, out);
+        fields::copy(self.bytes, self.headers, self.marks, self.plain, 0, passes, out);
     }
 }
 
@@ -130,7 +130,7 @@ pub(super) fn parse<T>(
             None => return too_long(bytes, limits).map_or(Ok(None), Err),
         },
     };
-    let plain::Request { method, target, http10, fields: Fields { headers, length, plain } } = read;
+    let plain::Request { method, target, http10, fields: Fields { headers, with_rules, length, plain } } = read;
     if length > limits.head_bytes {
         return Err(head_too_large(format!("the head has more than {} bytes", limits.head_bytes)));
     }
@@ -147,7 +147,7 @@ pub(super) fn parse<T>(
         return Err(too_many_fields(limits));
     }
     let mut few = FEW;
-    let Ruled { headers: ruled, marks } = Ruled::of(headers, &mut few);
+    let Ruled { headers: ruled, marks } = Ruled::of(headers, with_rules, &mut few);
     let host = host(ruled, target.authority, http10)?;
     let body = Framing::of_request(ruled, http10).map_err(malformed)?;
     let connection = Connection::of(ruled);
@@ -193,7 +193,7 @@ fn judged<'f, 'a>(
         method: parsed.method.unwrap_or_default(),
         target: parsed.path.unwrap_or_default(),
         http10: parsed.version == Some(0),
-        fields: Fields { headers: parsed.headers, length, plain: false },
+        fields: Fields { headers: parsed.headers, with_rules: u128::MAX, length, plain: false },
     }))
 }
 
@@ -271,9 +271,9 @@ impl Connection {
     /// Whether it is one of the tokens that mean something here.
     fn hear(&mut self, token: &[u8]) -> bool {
         let meant = match token.len() {
-            5 if token.eq_ignore_ascii_case(b"close") => &mut self.close,
-            7 if token.eq_ignore_ascii_case(b"upgrade") => &mut self.upgrade,
-            10 if token.eq_ignore_ascii_case(b"keep-alive") => &mut self.keep_alive,
+            5 if same(token, b"close") => &mut self.close,
+            7 if same(token, b"upgrade") => &mut self.upgrade,
+            10 if same(token, b"keep-alive") => &mut self.keep_alive,
             _ => return false,
         };
         *meant = true;

@@ -1,4 +1,4 @@
-//! Owns reading heads of the plain form, which nearly all have, in one pass of eight bytes at a time. What is not plain is
+//! Owns reading heads of the plain form, which nearly all have, in one pass of sixteen bytes at a time. What is not plain is
 //! no error: the caller has httparse read and judge it. Must not know what a field means.
 //!
 //! Plain: every line ends with CR LF; a name is of letters, digits and hyphens, and `: ` stands behind it; a value is not
@@ -9,7 +9,11 @@ use std::mem::MaybeUninit;
 
 use httparse::Header;
 
+use super::fields::HAVE_RULES;
 use super::head::HEADERS;
+
+/// Fields of a head that is read here: more are seldom, and as many bits are quick.
+const FIELDS: usize = 64;
 
 /// Room for the fields of a head.
 pub(super) type Storage<'a> = [MaybeUninit<Header<'a>>; HEADERS];
@@ -32,6 +36,8 @@ pub(super) struct Response<'f, 'a> {
 
 pub(super) struct Fields<'f, 'a> {
     pub headers: &'f [Header<'a>],
+    /// By number, those that there may be rules for.
+    pub with_rules: u128,
     /// Bytes of the whole head.
     pub length: usize,
     /// All of them are of the plain form.
@@ -41,139 +47,209 @@ pub(super) struct Fields<'f, 'a> {
 /// Reads a whole request's head; `None`: it is not plain, or not whole.
 #[inline]
 pub(super) fn request<'f, 'a>(bytes: &'a [u8], storage: &'f mut Storage<'a>) -> Option<Request<'f, 'a>> {
-    let space = find(bytes, 0, not_in_names);
-    if space == 0 || bytes.get(space) != Some(&b' ') {
+    let space = find::<InNames>(bytes);
+    let (method, [b' ', rest @ ..]) = bytes.split_at_checked(space)? else { return None };
+    let end = find::<InTargets>(rest);
+    let (target, [b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor @ b'0'..=b'1', b'\r', b'\n', rest @ ..]) =
+        rest.split_at_checked(end)?
+    else {
         return None;
-    }
-    let (method, begin) = (text(&bytes[..space])?, space + 1);
-    let end = find(bytes, begin, not_in_targets);
-    if end == begin {
-        return None;
-    }
-    let http10 = match bytes.get(end..end + VERSION)? {
-        b" HTTP/1.1\r\n" => false,
-        b" HTTP/1.0\r\n" => true,
-        _ => return None,
     };
-    let (target, fields) = (text(&bytes[begin..end])?, fields(bytes, end + VERSION, storage)?);
-    Some(Request { method, target, http10, fields })
+    if method.is_empty() || target.is_empty() {
+        return None;
+    }
+    let fields = fields(rest, bytes.len(), storage)?;
+    // Safety: both are of such bytes only as `find` stops at none of, which are ASCII.
+    let (method, target) = unsafe { (std::str::from_utf8_unchecked(method), std::str::from_utf8_unchecked(target)) };
+    Some(Request { method, target, http10: *minor == b'0', fields })
 }
-
-/// Of ` HTTP/1.1` and the line's end.
-const VERSION: usize = 11;
 
 /// Reads a whole response's head; `None`: it is not plain, or not whole.
 #[inline]
 pub(super) fn response<'f, 'a>(bytes: &'a [u8], storage: &'f mut Storage<'a>) -> Option<Response<'f, 'a>> {
-    let (http10, digits) = match bytes.first_chunk::<13>()? {
-        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor @ b'0'..=b'1', b' ', a, b, c, b' '] => {
-            (*minor == b'0', [*a, *b, *c])
-        }
-        _ => return None,
+    let [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor @ b'0'..=b'1', b' ', a, b, c, b' ', rest @ ..] = bytes else {
+        return None;
     };
-    let status = digits.iter().try_fold(0, |status, digit| {
+    let status = [a, b, c].into_iter().try_fold(0, |status, digit| {
         let digit = digit.wrapping_sub(b'0');
         (digit <= 9).then(|| status * 10 + u16::from(digit))
     })?;
-    let end = find(bytes, 13, not_in_values);
-    if bytes.get(end..end + 2)? != b"\r\n" {
-        return None;
-    }
-    let reason = Some(&bytes[13..end]).filter(|reason| reason.is_ascii()).and_then(text)?;
-    Some(Response { http10, status, reason, fields: fields(bytes, end + 2, storage)? })
+    let end = find::<InValues>(rest);
+    let (reason, [b'\r', b'\n', rest @ ..]) = rest.split_at_checked(end)? else { return None };
+    let reason = if reason.is_ascii() { std::str::from_utf8(reason).ok()? } else { return None };
+    Some(Response { http10: *minor == b'0', status, reason, fields: fields(rest, bytes.len(), storage)? })
 }
 
-fn text(bytes: &[u8]) -> Option<&str> {
-    std::str::from_utf8(bytes).ok()
-}
-
+/// Reads the fields that stand in `rest` of a head that has so many bytes with what follows it.
 #[inline]
-fn fields<'f, 'a>(bytes: &'a [u8], mut at: usize, storage: &'f mut Storage<'a>) -> Option<Fields<'f, 'a>> {
-    let mut count = 0;
+fn fields<'f, 'a>(mut rest: &'a [u8], bytes: usize, storage: &'f mut Storage<'a>) -> Option<Fields<'f, 'a>> {
+    let (mut count, mut with_rules) = (0, 0_u64);
     loop {
-        let colon = find(bytes, at, not_in_names);
-        match bytes.get(colon..colon + 2)? {
-            b": " if colon > at => {}
-            b"\r\n" if colon == at => break at = colon + 2,
-            _ => return None,
-        }
-        let begin = colon + 2;
-        let end = find(bytes, begin, not_in_values);
-        if bytes.get(end..end + 2)? != b"\r\n" {
+        let (name, behind) = rest.split_at_checked(find::<InNames>(rest))?;
+        let (sign, value) = behind.split_first_chunk()?;
+        if sign != b": " || name.is_empty() {
+            if sign == b"\r\n" && name.is_empty() {
+                break rest = value;
+            }
             return None;
         }
-        let value = &bytes[begin..end];
-        if matches!(value, [] | [b' ', ..] | [.., b' ']) {
+        let (value, behind) = value.split_at_checked(find::<InValues>(value))?;
+        let (end, behind) = behind.split_first_chunk()?;
+        let ([first, ..], [.., last]) = (value, value) else { return None };
+        if end != b"\r\n" || *first == b' ' || *last == b' ' {
             return None;
         }
         // Safety: every byte of it is a letter, a digit or a hyphen.
-        let name = unsafe { std::str::from_utf8_unchecked(&bytes[at..colon]) };
-        storage.get_mut(count)?.write(Header { name, value });
+        let name = unsafe { std::str::from_utf8_unchecked(name) };
+        storage[..FIELDS].get_mut(count)?.write(Header { name, value });
+        with_rules |= u64::from(HAVE_RULES.begin(name)) << count;
         count += 1;
-        at = end + 2;
+        rest = behind;
     }
     // Safety: the first `count` were written, one after the other.
     let headers = unsafe { storage[..count].assume_init_ref() };
-    Some(Fields { headers, length: at, plain: true })
+    Some(Fields { headers, with_rules: with_rules.into(), length: bytes - rest.len(), plain: true })
 }
 
-/// A byte in each place of a word.
-const fn all(byte: u8) -> u64 {
-    u64::from_ne_bytes([byte; 8])
+/// Bytes that are looked at together.
+const BLOCK: usize = 16;
+
+/// A set of bytes. Names and targets are of ASCII only.
+trait Set {
+    /// The places, lowest bit first, of those bytes that are not in the set; a NUL is in none.
+    fn others(block: &[u8; BLOCK]) -> u32;
 }
 
-/// Where the first byte from `at` on stands whose highest bit `refused` sets, or the end. Of those behind the first,
-/// `refused` may say anything; a NUL it refuses.
+/// Letters, digits and hyphens.
+struct InNames;
+/// All but control characters; the tabulator, which may stand in a value, is one here.
+struct InValues;
+/// All of ASCII but control characters and spaces.
+struct InTargets;
+
+/// Where the first byte stands that is not in the set, or the end.
 #[inline(always)]
-fn find(bytes: &[u8], mut at: usize, refused: impl Fn(u64) -> u64) -> usize {
-    while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-        let found = refused(u64::from_le_bytes(*word));
-        if found != 0 {
-            return at + found.trailing_zeros() as usize / 8;
+fn find<S: Set>(bytes: &[u8]) -> usize {
+    let mut rest = bytes;
+    while let Some((block, behind)) = rest.split_first_chunk() {
+        let others = S::others(block);
+        if others != 0 {
+            return bytes.len() - rest.len() + others.trailing_zeros() as usize;
         }
-        at += 8;
+        rest = behind;
     }
-    let mut last = [0; 8];
-    let rest = bytes.get(at..).unwrap_or_default();
-    last[..rest.len()].copy_from_slice(rest);
-    at + refused(u64::from_le_bytes(last)).trailing_zeros() as usize / 8
+    bytes.len() - rest.len() + find_in_last::<S>(rest)
 }
 
-/// All but letters, digits and hyphens.
-#[inline(always)]
-fn not_in_names(word: u64) -> u64 {
-    let low = word & all(0x7f);
-    // In the highest bit of each byte: no sum of two such bytes reaches the next.
-    let (from, beyond) = (|byte: u8, of: u64| of + all(0x80 - byte), |byte: u8, of: u64| of + all(0x7f - byte));
-    let letter = low | all(0x20);
-    let letters = from(b'a', letter) & !beyond(b'z', letter);
-    let digits = from(b'0', low) & !beyond(b'9', low);
-    let hyphens = !((low ^ all(b'-')) + all(0x7f));
-    (!(letters | digits | hyphens) | word) & all(0x80)
+/// The same in less than a block.
+#[cold]
+#[inline(never)]
+fn find_in_last<S: Set>(bytes: &[u8]) -> usize {
+    let mut last = [0; BLOCK];
+    last[..bytes.len()].copy_from_slice(bytes);
+    S::others(&last).trailing_zeros() as usize
 }
 
-/// Control characters; also the tabulator, which may stand in a value.
-#[inline(always)]
-fn not_in_values(word: u64) -> u64 {
-    below(b' ', word) | deletes(word)
+#[cfg(target_arch = "x86_64")]
+mod sets {
+    use std::arch::x86_64::*;
+
+    use super::{BLOCK, InNames, InTargets, InValues, Set};
+
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    fn load(block: &[u8; BLOCK]) -> __m128i {
+        // Safety: as many bytes are read as there are, from any address.
+        unsafe { _mm_loadu_si128(block.as_ptr().cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    fn all(byte: u8) -> __m128i {
+        _mm_set1_epi8(byte.cast_signed())
+    }
+
+    /// Those from `first` on, so many. Comparing is signed: the first becomes the lowest.
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    fn range(bytes: __m128i, first: u8, count: u8) -> __m128i {
+        _mm_cmplt_epi8(_mm_add_epi8(bytes, all(0x80_u8.wrapping_sub(first))), all(0x80 + count))
+    }
+
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    fn names(bytes: __m128i) -> __m128i {
+        let letters = range(_mm_or_si128(bytes, all(0x20)), b'a', 26);
+        let others = _mm_or_si128(range(bytes, b'0', 10), _mm_cmpeq_epi8(bytes, all(b'-')));
+        _mm_or_si128(letters, others)
+    }
+
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    fn controls(bytes: __m128i) -> __m128i {
+        _mm_or_si128(range(bytes, 0, b' '), _mm_cmpeq_epi8(bytes, all(0x7f)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    fn targets(bytes: __m128i) -> __m128i {
+        range(bytes, b'!', 0x7f - b'!')
+    }
+
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    fn places(bytes: __m128i) -> u32 {
+        _mm_movemask_epi8(bytes).cast_unsigned()
+    }
+
+    // Safety, of all three: SSE2 is part of x86-64.
+    impl Set for InNames {
+        #[inline(always)]
+        fn others(block: &[u8; BLOCK]) -> u32 {
+            unsafe { places(names(load(block))) ^ 0xffff }
+        }
+    }
+
+    impl Set for InValues {
+        #[inline(always)]
+        fn others(block: &[u8; BLOCK]) -> u32 {
+            unsafe { places(controls(load(block))) }
+        }
+    }
+
+    impl Set for InTargets {
+        #[inline(always)]
+        fn others(block: &[u8; BLOCK]) -> u32 {
+            unsafe { places(targets(load(block))) ^ 0xffff }
+        }
+    }
 }
 
-/// Control characters and spaces.
-#[inline(always)]
-fn not_in_targets(word: u64) -> u64 {
-    below(b' ' + 1, word) | deletes(word)
-}
+#[cfg(not(target_arch = "x86_64"))]
+mod sets {
+    use super::{BLOCK, InNames, InTargets, InValues, Set};
 
-/// Exact for the first: what a byte below borrows only reaches those behind it.
-#[inline(always)]
-fn below(byte: u8, word: u64) -> u64 {
-    word.wrapping_sub(all(byte)) & !word & all(0x80)
-}
+    fn others(block: &[u8; BLOCK], is_in: impl Fn(u8) -> bool) -> u32 {
+        block.iter().enumerate().fold(0, |others, (place, byte)| others | u32::from(!is_in(*byte)) << place)
+    }
 
-/// DEL, exact for the first.
-#[inline(always)]
-fn deletes(word: u64) -> u64 {
-    below(1, word ^ all(0x7f))
+    impl Set for InNames {
+        fn others(block: &[u8; BLOCK]) -> u32 {
+            others(block, |byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        }
+    }
+
+    impl Set for InValues {
+        fn others(block: &[u8; BLOCK]) -> u32 {
+            others(block, |byte| !byte.is_ascii_control())
+        }
+    }
+
+    impl Set for InTargets {
+        fn others(block: &[u8; BLOCK]) -> u32 {
+            others(block, |byte| byte.is_ascii_graphic())
+        }
+    }
 }
 
 #[cfg(test)]

@@ -113,7 +113,8 @@ impl Pool {
         let kept = by_key.get_mut(&key)?;
         let now = if wanted == Use::Repeatable { about_now } else { Instant::now() };
         while let Some(last) = kept.idle.last() {
-            let age = now.saturating_duration_since(last.since);
+            // Between two looks at the coarse clock nothing ages.
+            let age = if now == last.since { Duration::ZERO } else { now.saturating_duration_since(last.since) };
             if age > max_idle || (wanted == Use::Once && !kept.surely_stands(age)) {
                 return None;
             }

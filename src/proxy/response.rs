@@ -50,18 +50,33 @@ impl<'a> ResponseHead<'a> {
 
     /// Writes the status line and the fields that concern the client, without framing and without the last line.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"HTTP/1.1 ");
-        push_number(out, self.status.into());
-        out.push(b' ');
-        out.extend_from_slice(self.reason.as_bytes());
-        out.extend_from_slice(b"\r\n");
+        let line = self.line_as_it_is_written();
+        if line == 0 {
+            out.extend_from_slice(b"HTTP/1.1 ");
+            push_number(out, self.status.into());
+            out.push(b' ');
+            out.extend_from_slice(self.reason.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
         let listed = |name: &str| connection_tokens(self.headers).any(|token| token.eq_ignore_ascii_case(name));
         let passes = |field: &httparse::Header<'_>, marked: bool| match marked {
             false => !(self.lists_headers && listed(field.name)),
             // Of the fields with a rule, only the length is one of an answer's.
             true => kind(field.name) == Kind::Ruled && !is(field.name, b"content-length"),
         };
-        fields::copy(self.bytes, self.headers, self.marks, self.plain, passes, out);
+        fields::copy(self.bytes, self.headers, self.marks, self.plain, line, passes, out);
+    }
+
+    /// Bytes of the status line, where it came as it would be written.
+    fn line_as_it_is_written(&self) -> usize {
+        if !(self.plain && self.bytes.starts_with(b"HTTP/1.1 ")) {
+            return 0;
+        }
+        match self.headers.first() {
+            Some(first) => first.name.as_ptr().addr().wrapping_sub(self.bytes.as_ptr().addr()),
+            // Only the empty line follows.
+            None => self.bytes.len() - 2,
+        }
     }
 }
 
@@ -80,7 +95,7 @@ pub(super) fn parse<T>(
             None => return Ok(None),
         },
     };
-    let plain::Response { http10, status, reason, fields: Fields { headers, length, plain } } = read;
+    let plain::Response { http10, status, reason, fields: Fields { headers, with_rules, length, plain } } = read;
     if !(100..=999).contains(&status) {
         return Err("the response's status is not one");
     }
@@ -88,7 +103,7 @@ pub(super) fn parse<T>(
         return Err("the response's head is too large");
     }
     let mut few = FEW;
-    let Ruled { headers: ruled, marks } = Ruled::of(headers, &mut few);
+    let Ruled { headers: ruled, marks } = Ruled::of(headers, with_rules, &mut few);
     let framing = Framing::of_response(ruled)?;
     let body = if answers_head || status < 200 || status == 204 || status == 304 { Framing::Empty } else { framing };
     let connection = Connection::of(ruled);
@@ -129,7 +144,7 @@ fn judged<'f, 'a>(
         http10: parsed.version == Some(0),
         status: parsed.code.unwrap_or_default(),
         reason: parsed.reason.unwrap_or_default(),
-        fields: Fields { headers: parsed.headers, length, plain: false },
+        fields: Fields { headers: parsed.headers, with_rules: u128::MAX, length, plain: false },
     }))
 }
 
@@ -195,6 +210,24 @@ mod tests {
         assert_eq!(framing(head, false), Ok(Some((Framing::Chunked, false))));
         let head = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n";
         assert!(framing(head, false).is_err());
+    }
+
+    #[test]
+    fn a_status_line_is_written_the_same_however_it_came() {
+        for (head, expected) in [
+            ("HTTP/1.1 200 All Fine\r\nA: 1\r\nB: 2\r\n\r\n", "HTTP/1.1 200 All Fine\r\nA: 1\r\nB: 2\r\n"),
+            ("HTTP/1.1 200 OK\r\nKeep-Alive: 5\r\nA: 1\r\n\r\n", "HTTP/1.1 200 OK\r\nA: 1\r\n"),
+            ("HTTP/1.1 200 OK\r\nKeep-Alive: 5\r\n\r\n", "HTTP/1.1 200 OK\r\n"),
+            ("HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\n"),
+            ("HTTP/1.1 200 \r\n\r\n", "HTTP/1.1 200 \r\n"),
+            ("HTTP/1.1 200\r\nA: 1\r\n\r\n", "HTTP/1.1 200 \r\nA: 1\r\n"),
+            ("HTTP/1.0 200 OK\r\nA: 1\r\n\r\n", "HTTP/1.1 200 OK\r\nA: 1\r\n"),
+            ("HTTP/1.1 200 OK\r\nA:1\r\n\r\n", "HTTP/1.1 200 OK\r\nA: 1\r\n"),
+        ] {
+            let mut out = b"X".to_vec();
+            parse(head.as_bytes(), false, OF_PROGRAM, |head, _| head.write(&mut out)).unwrap().unwrap();
+            assert_eq!(String::from_utf8(out).unwrap(), format!("X{expected}"), "{head:?}");
+        }
     }
 
     #[test]

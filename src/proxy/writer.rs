@@ -4,6 +4,22 @@ use std::fmt::Display;
 use std::io::Write;
 use std::net::IpAddr;
 
+/// Each octet's digits and a dot, and how many bytes these are.
+static OCTETS: [([u8; 4], u8); 256] = {
+    let (mut octets, mut octet) = ([([0; 4], 0); 256], 0);
+    while octet < 256 {
+        let (hundreds, tens, ones) =
+            (b'0' + (octet / 100) as u8, b'0' + (octet / 10 % 10) as u8, b'0' + (octet % 10) as u8);
+        octets[octet] = match octet {
+            0..10 => ([ones, b'.', 0, 0], 2),
+            10..100 => ([tens, ones, b'.', 0], 3),
+            _ => ([hundreds, tens, ones, b'.'], 4),
+        };
+        octet += 1;
+    }
+    octets
+};
+
 /// Appends header fields to a head.
 pub struct HeadWriter<'a> {
     out: &'a mut Vec<u8>,
@@ -49,19 +65,12 @@ impl<'a> HeadWriter<'a> {
     /// Adds a field whose value is an address.
     pub fn add_ip(&mut self, name: &str, value: IpAddr) {
         let IpAddr::V4(value) = value else { return self.add_display(name, value) };
-        let (mut text, mut at) = ([b'.'; 16], 0);
+        let (mut text, mut at) = ([0; 16], 0);
         for octet in value.octets() {
-            if octet >= 100 {
-                text[at] = b'0' + octet / 100;
-                at += 1;
-            }
-            if octet >= 10 {
-                text[at] = b'0' + octet / 10 % 10;
-                at += 1;
-            }
-            text[at] = b'0' + octet % 10;
-            // And the dot, which is there already.
-            at += 2;
+            let (digits, length) = OCTETS[usize::from(octet)];
+            // At most four bytes each; what is behind the dot is written over.
+            text[at..at + 4].copy_from_slice(&digits);
+            at += usize::from(length);
         }
         self.add_clean(name, &text[..at - 1]);
     }
@@ -115,7 +124,9 @@ mod tests {
 
     #[test]
     fn an_address_is_written_as_it_is_shown() {
-        for address in ["0.0.0.0", "127.0.0.1", "255.255.255.255", "10.99.100.9", "1.20.205.110", "::1"] {
+        let every: Vec<_> = (0..=255).map(|octet| format!("{octet}.9.{octet}.{octet}")).collect();
+        let some = ["0.0.0.0", "127.0.0.1", "255.255.255.255", "10.99.100.9", "1.20.205.110", "::1"];
+        for address in some.into_iter().chain(every.iter().map(String::as_str)) {
             let mut out = Vec::new();
             HeadWriter::new(&mut out).add_ip("A", address.parse().unwrap());
             assert_eq!(String::from_utf8(out).unwrap(), format!("A: {address}\r\n"));

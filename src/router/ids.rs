@@ -53,7 +53,8 @@ impl Ids {
 
     /// A new id in the form of a ULID: 48 bits of time and 80 random ones, so that later ones sort later.
     pub fn request_id(&self, now: Instant) -> [u8; REQUEST_ID_BYTES] {
-        let ms = self.began_ms + now.saturating_duration_since(self.began).as_millis() as u64;
+        let since = now.saturating_duration_since(self.began);
+        let ms = self.began_ms + since.as_secs() * 1_000 + u64::from(since.subsec_millis());
         let (one, other) = (self.next(), self.next());
         let mut id = [0; REQUEST_ID_BYTES];
         write_base32(ms & ((1 << 48) - 1), &mut id[..10]);
