@@ -1,12 +1,14 @@
 //! Owns one node: its store, its identity, its roles; how they start and stop. The only place that knows all roles.
 //! Must not know what a role does.
 
+mod binary;
 mod here;
 mod relay;
 
 use std::fmt;
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::signal::unix::{self, SignalKind};
@@ -17,9 +19,11 @@ use crate::link::client::Client;
 use crate::link::identity::Identity;
 use crate::link::secret::Secret;
 use crate::programs::open_files;
-use crate::programs::relay::Inherited;
+use crate::programs::relay::{self as programs_relay, Inherited};
+use crate::programs::successor;
 use crate::router::{Here, Https, Router, RouterConfig, RouterLimits, RunningRouter};
 use crate::store::{Store, StoreError};
+use crate::wire::binary::Binary;
 use crate::wire::role::Role;
 use crate::{app_server, components, management, proxy, telemetry};
 
@@ -42,11 +46,13 @@ pub fn run(loaded: Loaded, verbose: u8) -> Result<(), NodeError> {
         _ => "trace".to_owned(),
     };
     telemetry::start(&log, config.observe.log_format == LogFormat::Json).map_err(NodeError::Start)?;
+    // Before the old process, where there is one, stops anything.
+    let own = binary::own()?;
     let old = relay::take_over()?;
-    actix_rt::System::new().block_on(serve(config, secret, old))
+    actix_rt::System::new().block_on(serve(config, secret, old, own))
 }
 
-async fn serve(config: Config, secret: Option<Secret>, old: Option<Inherited>) -> Result<(), NodeError> {
+async fn serve(config: Config, secret: Option<Secret>, old: Option<Inherited>, own: Binary) -> Result<(), NodeError> {
     let told = |error: io::Error| {
         let dir = config.node.data_dir.display();
         NodeError::Start(format!("[node] data_dir {dir} cannot be made: {error}; name a directory that can be written"))
@@ -54,18 +60,21 @@ async fn serve(config: Config, secret: Option<Secret>, old: Option<Inherited>) -
     fs::create_dir_all(&config.node.data_dir).map_err(told)?;
     // Found before anybody puts another file in its place.
     let binary = std::env::current_exe().map_err(|error| NodeError::Failed(error.to_string()))?;
+    let taker = binary::open(&config, secret.clone(), own, &binary)?;
     let identity = Identity::begin(config.node.name.clone());
     let store = relay::open_store(&config, old.is_some()).await?;
     let client = Client::new(config.client(), secret.clone());
     let roles = config.node.roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(", ");
     tracing::info!(node = %identity.name, run = %identity.run, roles, "starts");
     take_files(&config);
-    let mut running = Running::start(&config, &identity, &store, &client, secret.clone()).await?;
-    if let Some(old) = old {
-        relay::tell_up(&old)?;
+    // Before anybody can know of this process, who could have it hand over.
+    let mut signals = Signals::new().map_err(|error| NodeError::Failed(error.to_string()))?;
+    let mut running = Running::start(&config, &identity, &store, &client, (secret.clone(), &binary)).await?;
+    match old {
+        Some(old) => relay::tell_up(&old)?,
+        None => programs_relay::tell_ready(),
     }
     let mut store = Some(store);
-    let mut signals = Signals::new().map_err(|error| NodeError::Failed(error.to_string()))?;
     loop {
         match signals.next().await {
             Signal::Stop(signal) => {
@@ -75,11 +84,16 @@ async fn serve(config: Config, secret: Option<Secret>, old: Option<Inherited>) -
             }
             Signal::HandOver => match relay::hand_over(running, store.take(), &binary, &mut signals).await {
                 relay::End::Done => return Ok(()),
-                relay::End::NotBegun { running: same, store: kept } => (running, store) = (*same, kept),
-                relay::End::GoesOn => {
+                relay::End::NotBegun { running: same, store: kept, why } => {
+                    (running, store) = (*same, kept);
+                    taker.take_back(&why);
+                }
+                relay::End::GoesOn { why } => {
+                    // Before anybody can ask.
+                    taker.take_back(&why);
                     let identity = Identity::begin(config.node.name.clone());
                     let opened = relay::open_store(&config, true).await?;
-                    running = Running::start(&config, &identity, &opened, &client, secret.clone()).await?;
+                    running = Running::start(&config, &identity, &opened, &client, (secret.clone(), &binary)).await?;
                     store = Some(opened);
                     tracing::warn!("this process goes on");
                 }
@@ -129,17 +143,18 @@ impl Running {
         identity: &Identity,
         store: &Store,
         client: &Client,
-        secret: Option<Secret>,
+        (secret, binary): (Option<Secret>, &Path),
     ) -> Result<Self, NodeError> {
+        successor::runs_as(&identity.run);
         let mut running = Self { router: None, app_server: None, management: None };
         if config.has(Role::Management) {
-            let settings = management_settings(config)?;
+            let settings = management_settings(config, binary)?;
             let listen = settings.listen;
             let started = management::start(identity.clone(), settings, store.clone(), client.clone(), secret.clone());
             running.management = Some(started.await.map_err(|error| at(listen, &error))?);
         }
         if config.has(Role::AppServer) {
-            let settings = app_server_settings(config)?;
+            let settings = app_server_settings(config, binary)?;
             let started = app_server::start(identity.clone(), store.clone(), secret.clone(), settings).await;
             running.app_server = Some(started.map_err(|error| not_started(&error))?);
         }
@@ -187,13 +202,13 @@ fn in_use_or(said: &dyn fmt::Display, kind: io::ErrorKind) -> NodeError {
     NodeError::Start(format!("{said}{}", if kind == io::ErrorKind::AddrInUse { cure } else { "" }))
 }
 
-fn management_settings(config: &Config) -> Result<management::Settings, NodeError> {
+fn management_settings(config: &Config, binary: &Path) -> Result<management::Settings, NodeError> {
     let limits = &config.management.limits;
     let told = |what| move |error: io::Error| NodeError::Start(format!("{what}: {error}"));
     Ok(management::Settings {
         listen: config.management.listen,
         hosts: config.management.hosts.clone(),
-        binary: std::env::current_exe().map_err(told("the neap binary"))?,
+        binary: binary.to_owned(),
         data_dir: config.node.data_dir.canonicalize().map_err(told("[node] data_dir"))?,
         down_after: config.cluster.down_after,
         body_limit: limits.body_size as usize,
@@ -277,7 +292,7 @@ fn router_config(
     })
 }
 
-fn app_server_settings(config: &Config) -> Result<app_server::Settings, NodeError> {
+fn app_server_settings(config: &Config, binary: &Path) -> Result<app_server::Settings, NodeError> {
     let (server, limits) = (&config.app_server, &config.app_server.limits);
     let told = |what| move |error: io::Error| NodeError::Start(format!("{what}: {error}"));
     Ok(app_server::Settings {
@@ -285,7 +300,7 @@ fn app_server_settings(config: &Config) -> Result<app_server::Settings, NodeErro
         control: server.control,
         ports: server.ports.first..=server.ports.last,
         data_dir: config.node.data_dir.canonicalize().map_err(told("[node] data_dir"))?,
-        binary: std::env::current_exe().map_err(told("the neap binary"))?,
+        binary: binary.to_owned(),
         labels: config.node.labels.clone(),
         cores: server.cores,
         workers: config.node.workers,

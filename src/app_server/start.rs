@@ -39,6 +39,7 @@ use crate::programs::disk::DiskError;
 use crate::programs::ports::Ports;
 use crate::programs::session_url::SessionUrl;
 use crate::programs::shelf::{Rooms, Shelf};
+use crate::programs::successor;
 use crate::programs::surroundings::Surroundings;
 use crate::proxy::{self, Door, Shutdown};
 use crate::store::{Store, StoreError};
@@ -263,6 +264,7 @@ fn heralds(
         data: settings.data,
         labels: settings.labels.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        binary: successor::binary(),
         cores: settings.cores,
     };
     let herald = |url: &String| Herald {

@@ -1,5 +1,6 @@
 //! Owns `neap upgrade --component`: the plan with its evidence, the question, the ripple. Must not know how it is made.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,7 +10,7 @@ use super::Ctx;
 use super::failure::{EXIT_CHANGES, Failure};
 use super::out::{self, Format, count, or_dash};
 use super::upgrade::{How, attend, declined};
-use super::{component, words};
+use super::{component, node_upgrade, words};
 use crate::domain::duration;
 use crate::domain::names::ProgramName;
 use crate::domain::program::Promote;
@@ -19,7 +20,7 @@ use crate::wire::api::{ComponentPlanView, ComponentUpgradeRequest, RippleOptions
 #[derive(Args, Debug)]
 pub struct ComponentArgs {
     /// Upgrades a component of the servers' software: quiesces just the programs that use it
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["program", "to"], requires = "run")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["program", "to"])]
     pub component: Option<String>,
     /// The command that takes the component back, in quotes; it is run if the ripple undoes itself, or is undone
     #[arg(long, value_name = "CMD", requires = "component")]
@@ -37,10 +38,19 @@ pub struct ComponentArgs {
         conflicts_with = "program"
     )]
     pub run: Vec<String>,
+    /// Of the component neap: the binary that all nodes shall run
+    #[arg(long, value_name = "FILE", requires = "component", conflicts_with_all = ["run", "undo_run", "run_timeout"])]
+    pub binary: Option<PathBuf>,
 }
 
 impl ComponentArgs {
     pub async fn run(self, ctx: &Ctx, name: &str, how: &How) -> Result<(), Failure> {
+        if let Some(binary) = &self.binary {
+            return node_upgrade::run(ctx, name, binary, how).await;
+        }
+        if self.run.is_empty() {
+            return Err(Failure::Usage(format!("say what upgrades {}: --run CMD, or --binary FILE", out::clean(name))));
+        }
         let undo_run = self.undo_run.as_deref().map(words::split).transpose();
         let undo_run = undo_run.map_err(|why| Failure::Usage(format!("--undo-run: {why}")))?;
         let within_ms = self.run_timeout.map(|given| u64::try_from(given.as_millis()).unwrap_or(u64::MAX));

@@ -11,6 +11,7 @@ mod events;
 mod failure;
 mod logs;
 mod node;
+mod node_upgrade;
 mod out;
 mod program;
 mod receipt;
@@ -117,6 +118,9 @@ enum Command {
     Config(config::ConfigCommand),
     /// Serves a directory of files; what a static program's instance runs
     ServeStatic(serve::ServeStaticArgs),
+    /// Says which neap this is, for a neap that is to hand over to it
+    #[command(hide = true)]
+    About,
     #[command(hide = true)]
     LaunchInstance(serve::LaunchInstanceArgs),
     #[command(flatten)]
@@ -160,6 +164,7 @@ fn dispatch(cli: Cli, out: Out) -> Result<(), Failure> {
         Command::Config(command) => command.run(&out),
         Command::ServeStatic(args) => args.run(),
         Command::LaunchInstance(args) => args.run(),
+        Command::About => seams::about(&out),
         Command::Unbuilt(command) => command.run(),
         asks_management => {
             let ctx = Ctx { client: cli.global.client()?, out };
@@ -187,6 +192,7 @@ async fn ask(command: Command, ctx: &Ctx) -> Result<(), Failure> {
         | Command::Config(_)
         | Command::ServeStatic(_)
         | Command::LaunchInstance(_)
+        | Command::About
         | Command::Unbuilt(_) => Ok(()),
     }
 }

@@ -131,13 +131,14 @@ async fn list(ctx: &Ctx) -> Result<(), Failure> {
     let now = jiff::Timestamp::now();
     ctx.out.list(&nodes, |nodes| {
         out::table(
-            &["NODE", "ROLES", "ADDRESS", "STATE", "FOR", "LOAD", "ACTIVE", "PROGRAMS"],
+            &["NODE", "ROLES", "ADDRESS", "NEAP", "STATE", "FOR", "LOAD", "ACTIVE", "PROGRAMS"],
             nodes.iter().map(|node| {
                 let load = node.load.as_ref();
                 vec![
                     node.name.to_string(),
                     roles(node),
                     node.address.clone(),
+                    neap(node),
                     state(node),
                     out::ago(node.since, now),
                     or_dash(load.map(|load| format!("{:.1}/{}", load.cores_used, load.cores))),
@@ -159,6 +160,12 @@ pub fn state(node: &NodeView) -> String {
     }
 }
 
+/// Which neap it runs: "0.1.0+ab12cd34".
+pub fn neap(node: &NodeView) -> String {
+    let version = out::clean(&node.version);
+    node.binary.map_or(version.to_string(), |sha256| format!("{version}+{}", &sha256.to_string()[..8]))
+}
+
 fn roles(node: &NodeView) -> String {
     node.roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(",")
 }
@@ -174,6 +181,7 @@ fn text(node: &NodeView) -> String {
         format!("  address   {}", out::clean(&node.address)),
         format!("  state     {} since {:.0}", node.state, node.since),
         format!("  run       {}", or_dash(node.run.as_ref())),
+        format!("  neap      {}, protocol {}", neap(node), node.protocol),
     ];
     if node.roles.contains(&Role::AppServer) {
         lines.push(format!("  sealed    {}", if node.sealed { "yes" } else { "no" }));

@@ -20,6 +20,10 @@ pub fn receipt_path(id: &RippleId) -> String {
 
 /// After a ripple that was watched: its receipt, in short. That there is none is said, and harms nothing.
 pub async fn sum_up(ctx: &Ctx, ripple: &RippleView) -> Result<(), Failure> {
+    if ripple.is_of_nodes() {
+        // Its programs have receipts, and it has none.
+        return Ok(());
+    }
     match closed(ctx, ripple).await {
         Some(receipt) if ctx.out.format == Format::Table => ctx.out.text(&verdict(&receipt))?,
         Some(receipt) => ctx.out.say(&verdict(&receipt)),

@@ -16,11 +16,23 @@ use crate::domain::manifest;
 use crate::domain::names::{ProgramName, Sha256, Version};
 use crate::node::{self, NodeError};
 use crate::programs::archive::{self, ArchiveError};
+use crate::programs::binaries;
 use crate::programs::release::{self, ReleaseError};
 use crate::programs::tree::LIMITS;
 use crate::programs::{launcher, static_files};
 use crate::wire::page::Page;
 use crate::wire::role::Role;
+
+/// Says which neap this is.
+pub fn about(out: &Out) -> Result<(), Failure> {
+    let about = binaries::about();
+    out.json(&serde_json::json!({"version": about.version, "protocol": about.protocol}))
+}
+
+/// The SHA-256 of a file.
+pub fn digest(file: &Path) -> Result<Sha256, Failure> {
+    binaries::digest(file).map_err(|error| Failure::Usage(error.to_string()))
+}
 
 /// Runs a node until it is told to stop.
 pub fn run_node(roles: &[Role], source: &Source, verbose: u8) -> Result<(), Failure> {

@@ -9,7 +9,7 @@ use super::Ctx;
 use super::component_upgrade::ComponentArgs;
 use super::failure::{EXIT_CHANGES, EXIT_FAILED, Failure};
 use super::out::{self, Format, count, or_dash};
-use super::{receipt, watch};
+use super::{node_upgrade, receipt, watch};
 use crate::domain::duration;
 use crate::domain::manifest::BATCH_MAX;
 use crate::domain::names::{ProgramName, ServerName, Version};
@@ -202,8 +202,8 @@ pub async fn conclude(ctx: &Ctx, ripple: &RippleView) -> Result<(), Failure> {
         ctx.out.say(&out::clean(reason));
         return Ok(());
     }
-    let mut wrong = Vec::new();
-    for part in [ripple].into_iter().chain(&ripple.parts).filter(|part| part.to.is_some()) {
+    let mut wrong = node_upgrade::not_so(ctx, ripple).await?;
+    for part in [ripple].into_iter().chain(&ripple.parts).filter(|part| part.to.is_some() && part.program.is_some()) {
         wrong.extend(not_so(ctx, part).await?);
     }
     ctx.out.say(&success_text(ripple));
@@ -251,7 +251,7 @@ async fn not_so(ctx: &Ctx, ripple: &RippleView) -> Result<Vec<String>, Failure> 
 fn success_text(ripple: &RippleView) -> String {
     let done = ripple.steps.iter().filter(|step| step.state != StepState::Skipped).count();
     let took = ripple.ended_at.map(|ended| format!(" in {}", out::ago(ripple.started_at, ended))).unwrap_or_default();
-    let mut text = format!("{} on {}{took}", watch::title(ripple), count(done, "server"));
+    let mut text = format!("{} on {}{took}", watch::title(ripple), count(done, watch::unit(ripple)));
     for step in ripple.steps.iter().filter(|step| step.state == StepState::Skipped) {
         let reason = step.reason.as_deref().unwrap_or("it is down; it is caught up before it serves");
         text.push_str(&format!("\n  skipped {}: {}", step.server, out::clean(reason)));

@@ -182,6 +182,11 @@ pub fn title(ripple: &RippleView) -> String {
     format!("{} {}{versions}: {}", kind_word(ripple), out::clean(ripple.what()), ripple.state)
 }
 
+/// What its steps are of.
+pub fn unit(ripple: &RippleView) -> &'static str {
+    if ripple.is_of_nodes() { "node" } else { "server" }
+}
+
 fn kind_word(ripple: &RippleView) -> String {
     match ripple.kind {
         RippleKind::Component => "upgrade component".to_owned(),

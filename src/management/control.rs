@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::node_ripples::{NodeRippleRecord, NodeRipples, is_driven};
 use super::observer::Watch;
 use super::records::{Disk, LastTerm, NodeRecord, ReleaseRecord, RippleRecord, SetRecord, State};
 use super::tag_keys;
@@ -85,6 +86,7 @@ pub struct Control {
     pub releases: BTreeMap<ProgramName, BTreeMap<Version, ReleaseRecord>>,
     pub ripples: BTreeMap<RippleId, RippleRecord>,
     pub sets: BTreeMap<RippleId, SetRecord>,
+    pub node_ripples: NodeRipples,
     /// The Server List that routers should hold.
     pub published: Option<ListStamp>,
     pub events: VecDeque<EventView>,
@@ -112,7 +114,8 @@ impl Control {
         for node in loaded.nodes.iter().filter(|node| node.registration.role == NodeRole::AppServer) {
             list.servers.insert(node.name.clone(), Server::default());
         }
-        let live = loaded.ripples.values().filter_map(|record| record.ripple.clone());
+        let driven = loaded.ripples.values().filter(|record| is_driven(&loaded.node_ripples, record));
+        let live = driven.filter_map(|record| record.ripple.clone());
         let live = live.filter(|ripple| !ripple.state.is_over()).map(|ripple| (ripple.plan.id.clone(), ripple));
         let awaited = list.servers.keys().cloned().collect();
         let mut leader = Leader::new(term, Revision(0), list, live.collect());
@@ -127,6 +130,7 @@ impl Control {
             releases: loaded.releases,
             ripples: loaded.ripples,
             sets: loaded.sets,
+            node_ripples: NodeRipples::loaded(loaded.node_ripples),
             published: None,
             events: VecDeque::new(),
             watches: HashMap::new(),
@@ -220,6 +224,7 @@ impl Control {
             nodes: self.nodes.values().map(|node| &node.record).collect(),
             ripples: &self.ripples,
             sets: &self.sets,
+            node_ripples: &self.node_ripples.records,
             drains: &self.leader.drains,
         };
         self.disk.save(&state)
@@ -228,13 +233,15 @@ impl Control {
     /// What a person's request may change, as it is now.
     pub fn copy(&self) -> Copied {
         let (leader, releases) = (self.leader.clone(), self.releases.clone());
-        Copied { leader, releases, ripples: self.ripples.clone(), sets: self.sets.clone() }
+        let node_ripples = self.node_ripples.records.clone();
+        Copied { leader, releases, ripples: self.ripples.clone(), sets: self.sets.clone(), node_ripples }
     }
 
     /// Goes back to what was, when it could not be saved.
     pub fn restore(&mut self, before: Copied) {
-        let Copied { leader, releases, ripples, sets } = before;
+        let Copied { leader, releases, ripples, sets, node_ripples } = before;
         (self.leader, self.releases, self.ripples, self.sets) = (leader, releases, ripples, sets);
+        self.node_ripples.records = node_ripples;
     }
 
     fn prune(&mut self) {
@@ -353,6 +360,7 @@ pub struct Copied {
     releases: BTreeMap<ProgramName, BTreeMap<Version, ReleaseRecord>>,
     ripples: BTreeMap<RippleId, RippleRecord>,
     sets: BTreeMap<RippleId, SetRecord>,
+    node_ripples: BTreeMap<RippleId, NodeRippleRecord>,
 }
 
 /// What an event is about.

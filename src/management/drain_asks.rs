@@ -75,7 +75,7 @@ fn is_server(control: &Control, server: &ServerName) -> Result<(), Problem> {
 }
 
 /// What has to go on serving elsewhere, by each program's own manifest.
-fn margins(control: &Control) -> BTreeMap<ProgramName, usize> {
+pub(super) fn margins(control: &Control) -> BTreeMap<ProgramName, usize> {
     let programs = control.leader.list.programs.keys();
     let margin = |program: &ProgramName| {
         let rule = control.manifest(program).map(|manifest| &manifest.upgrade)?;

@@ -52,6 +52,7 @@ impl ListActor {
     /// Decide, save, perform. Nothing leaves if the state could not be saved (protocol P11).
     pub(super) fn turn(&mut self, ctx: &mut Context<Self>) {
         let now = self.control.now();
+        let takings = self.advance_nodes();
         let mut sends = Vec::new();
         for _ in 0..ROUNDS {
             sends = self.control.leader.decide(now);
@@ -69,6 +70,7 @@ impl ListActor {
             self.tell_routers(ctx, instant);
         }
         self.dispatch(sends, ctx, instant);
+        self.take_binaries(takings, ctx);
         self.attend_ripples(ctx);
     }
 

@@ -10,6 +10,9 @@ mod drain_asks;
 mod flights;
 mod hooks;
 mod list_actor;
+mod node_asks;
+mod node_ripples;
+mod node_views;
 mod nodes;
 mod observer;
 mod overlaps;
@@ -48,7 +51,9 @@ use crate::link::client::Client;
 use crate::link::guard::Guard;
 use crate::link::identity::Identity;
 use crate::link::secret::Secret;
+use crate::programs::binaries::Binaries;
 use crate::programs::shelf::Shelf;
+use crate::programs::successor;
 use crate::proxy;
 use crate::store::Store;
 use crate::wire::messages::{NodeRole, Registration};
@@ -95,6 +100,7 @@ fn own_registration(listen: SocketAddr) -> Registration {
         data: listen,
         labels: Default::default(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        binary: successor::binary(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
     }
 }
@@ -114,6 +120,7 @@ pub async fn start(
     let listener = listener.ok_or(io::ErrorKind::AddrNotAvailable)?;
     let listen = listener.local_addr()?;
     let shelf = Shelf::open(settings.data_dir.join("releases")).map_err(io::Error::other)?;
+    let binaries = Binaries::open(settings.data_dir.join("binaries")).map_err(io::Error::other)?;
     let sessions = sessions::Sessions::open(&settings.data_dir.join("session-list"), settings.bounds.sessions);
     let sessions = sessions.map_err(io::Error::other)?;
     let disk = records::Disk::new(store);
@@ -129,6 +136,7 @@ pub async fn start(
     let desk = api::Desk {
         list,
         shelf,
+        binaries,
         client,
         identity,
         release_limit: settings.release_limit,

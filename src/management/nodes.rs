@@ -9,6 +9,8 @@ use super::list_actor::ListActor;
 use crate::domain::names::{NodeName, RunId, ServerName};
 use crate::domain::ripple::Asked;
 use crate::domain::server_list::Report;
+use crate::programs::successor;
+use crate::wire::binary::PROTOCOL;
 use crate::wire::envelope::Envelope;
 use crate::wire::messages::{Heartbeat, NodeRole, Registration, Renewal, Renewals, ServerAt, ToManagement, Welcome};
 use crate::wire::problem::{Code, Problem};
@@ -69,7 +71,23 @@ fn json<T: serde::Serialize>(value: &T) -> Result<serde_json::Value, Problem> {
     serde_json::to_value(value).map_err(|error| Problem::new(Code::Internal, error.to_string()))
 }
 
+/// Nodes that are one release apart understand each other; a node that is further away is refused, with the cure.
+fn speaks_the_same(name: &NodeName, registration: &Registration) -> Result<(), Problem> {
+    let own = successor::binary().map_or(PROTOCOL, |binary| binary.protocol);
+    let (spoken, version) = (registration.protocol(), &registration.version);
+    if own.abs_diff(spoken) <= 1 {
+        return Ok(());
+    }
+    let which = if spoken < own { "upgrade that node first" } else { "upgrade this management, and all nodes, first" };
+    Err(Problem::new(
+        Code::VersionSkew,
+        format!("{name} runs neap {version} with protocol {spoken}, and this management speaks protocol {own}"),
+    )
+    .hint(format!("they understand each other when they are one release apart: {which}, release by release")))
+}
+
 fn register(control: &mut Control, name: &NodeName, run: &RunId, registration: Registration) -> Result<(), Problem> {
+    speaks_the_same(name, &registration)?;
     let known = control.nodes.get(&(registration.role, name.clone())).and_then(|node| node.run.clone());
     let role = registration.role;
     if !control.nodes.contains_key(&(role, name.clone())) && control.nodes.len() >= control.bounds.nodes {

@@ -106,7 +106,7 @@ fn note_sets(control: &mut Control) {
     }
 }
 
-fn end_word(state: RippleState) -> &'static str {
+pub(super) fn end_word(state: RippleState) -> &'static str {
     match state {
         RippleState::Upgraded | RippleState::Undone => "ended well",
         RippleState::Aborted => "was aborted",

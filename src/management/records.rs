@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
+use super::node_ripples::NodeRippleRecord;
 use crate::domain::components::{ComponentsList, Taken, Usage};
 use crate::domain::leader::Drain;
 use crate::domain::ledger::LedgerCut;
@@ -137,6 +138,8 @@ pub struct Loaded {
     #[serde(default)]
     pub sets: BTreeMap<RippleId, SetRecord>,
     #[serde(default)]
+    pub node_ripples: BTreeMap<RippleId, NodeRippleRecord>,
+    #[serde(default)]
     pub drains: BTreeMap<ServerName, Drain>,
 }
 
@@ -160,6 +163,7 @@ pub struct State<'a> {
     #[serde(serialize_with = "live_only")]
     pub ripples: &'a BTreeMap<RippleId, RippleRecord>,
     pub sets: &'a BTreeMap<RippleId, SetRecord>,
+    pub node_ripples: &'a BTreeMap<RippleId, NodeRippleRecord>,
     pub drains: &'a BTreeMap<ServerName, Drain>,
 }
 
@@ -214,6 +218,9 @@ impl Disk {
         }
         for (_, record) in self.store.scan::<SetRecord>(Tree::Ripples, "set/")? {
             loaded.sets.insert(record.set.plan.id.clone(), record);
+        }
+        for (_, record) in self.store.scan::<NodeRippleRecord>(Tree::Ripples, "nodes/")? {
+            loaded.node_ripples.insert(record.ripple.id.clone(), record);
         }
         for (key, drain) in self.store.scan::<Drain>(Tree::Control, "drain/")? {
             if let Some(server) = part(&key, 1) {
@@ -272,6 +279,9 @@ impl Disk {
         }
         for (id, record) in state.sets {
             draft.record(Tree::Ripples, format!("set/{id}"), record)?;
+        }
+        for (id, record) in state.node_ripples {
+            draft.record(Tree::Ripples, format!("nodes/{id}"), record)?;
         }
         for (server, drain) in state.drains {
             draft.record(Tree::Control, format!("drain/{server}"), drain)?;

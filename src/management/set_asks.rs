@@ -41,7 +41,7 @@ pub fn plan(control: &Control, word: &str, request: &ComponentUpgradeRequest) ->
     let view = component_views::component(&control.components, word)?;
     if view.kind == Kind::Node {
         return Err(Problem::new(Code::BadRequest, "neap itself is upgraded by its binary, not by a command")
-            .hint("replace it on one node after the other, a server after `neap node drain`: docs/components.md"));
+            .hint("`neap upgrade --component neap --binary FILE` upgrades all nodes: docs/self-upgrade.md"));
     }
     let within = request.within_ms.map_or(WITHIN, Duration::from_millis);
     let work = Work { run: command(&request.run, "run")?, within };
@@ -228,7 +228,7 @@ pub(super) fn upgrade_server(
     }
 }
 
-fn as_part(plan: Plan, set: &RippleId, number: usize) -> Result<Plan, Problem> {
+pub(super) fn as_part(plan: Plan, set: &RippleId, number: usize) -> Result<Plan, Problem> {
     let id = RippleId::new(format!("{set}-{}", number + 1));
     let id = id.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     // A program's hooks go with upgrades of the program alone.

@@ -24,6 +24,7 @@ pub fn status(control: &Control) -> api::StatusView {
     });
     let mut ripples: Vec<_> = control.ripples.values().filter(|record| record.ended_at.is_none()).collect();
     ripples.sort_by_key(|record| std::cmp::Reverse(record.started_at));
+    let nodes_under_way = control.node_ripples.under_way().into_iter();
     api::StatusView {
         at: jiff::Timestamp::now(),
         term: control.leader.term().clone(),
@@ -31,7 +32,11 @@ pub fn status(control: &Control) -> api::StatusView {
         nodes: nodes(control),
         programs: list.programs.keys().map(|name| summary(control, name)).collect(),
         placements: placements.collect(),
-        ripples: ripples.into_iter().map(|record| super::ripple_view::ripple(control, record)).collect(),
+        ripples: ripples
+            .into_iter()
+            .map(|record| super::ripple_view::ripple(control, record))
+            .chain(nodes_under_way.map(|record| super::node_views::ripple(control, record, false)))
+            .collect(),
     }
 }
 
@@ -71,6 +76,9 @@ pub fn node(control: &Control, name: &NodeName) -> Option<api::NodeView> {
         state: if up { api::NodeState::Up } else { api::NodeState::Down },
         since: roles.iter().map(|(_, node)| node.since).max().unwrap_or(first.since),
         run: first.run.clone(),
+        version: registration.version.clone(),
+        binary: registration.binary.as_ref().map(|binary| binary.sha256),
+        protocol: registration.protocol(),
         sealed: server.is_some_and(|server| server.sealed.is_some()),
         labels: registration.labels.clone(),
         load: up.then(|| api::LoadView {

@@ -1,6 +1,7 @@
 //! Owns how a node's place is taken by another process of it, with another binary: who stops what when, and what happens
 //! if the other does not come up. Must not know how sockets travel (`programs::relay`), nor what a role does.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,15 +18,17 @@ const UP_WITHIN: Duration = Duration::from_secs(60);
 /// For the last user of the store in the other process to let it go.
 const STORE_WITHIN: Duration = Duration::from_secs(20);
 const STORE_LOOK: Duration = Duration::from_millis(20);
+/// Tries to start a file that is busy.
+const BUSY_TRIES: u32 = 50;
 
 /// How handing over ended.
 pub enum End {
     /// Another process has this one's place.
     Done,
     /// The other did not come so far that anything was stopped.
-    NotBegun { running: Box<Running>, store: Option<Store> },
+    NotBegun { running: Box<Running>, store: Option<Store>, why: String },
     /// The other did not come up: all is to be started again.
-    GoesOn,
+    GoesOn { why: String },
 }
 
 /// Takes the place of the process that started this one, if one did: its sockets first, then, when it has let it go, the
@@ -65,7 +68,7 @@ pub async fn hand_over(running: Running, store: Option<Store>, binary: &Path, si
         Ok(heir) => heir,
         Err(error) => {
             tracing::error!(binary = %binary.display(), error, "cannot hand over: nothing was stopped");
-            return End::NotBegun { running: Box::new(running), store };
+            return End::NotBegun { running: Box::new(running), store, why: format!("the new process {error}") };
         }
     };
     tracing::info!(pid = heir.pid(), "hands over");
@@ -85,7 +88,7 @@ pub async fn hand_over(running: Running, store: Option<Store>, binary: &Path, si
         if let Some(router) = router {
             router.stop().await;
         }
-        return End::GoesOn;
+        return End::GoesOn { why: format!("the new process did not come up: {error}") };
     }
     if let Some(pid) = heir.pid() {
         relay::tell_main_pid(pid);
@@ -110,14 +113,25 @@ async fn told_to_stop(signals: &mut Signals) -> &'static str {
     }
 }
 
+/// Starts it; a file that was just put there may be open for writing still, in a process that was forked meanwhile.
+async fn spawn(binary: &Path) -> std::io::Result<Heir> {
+    for _ in 0..BUSY_TRIES {
+        match relay::spawn(binary, handed::all()?) {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => tokio::time::sleep(STORE_LOOK).await,
+            other => return other,
+        }
+    }
+    Err(ErrorKind::ExecutableFileBusy.into())
+}
+
 async fn ready(binary: &Path) -> Result<Heir, String> {
     let told = |error: std::io::Error| error.to_string();
-    let heir = relay::spawn(binary, handed::all().map_err(told)?).map_err(told)?;
+    let heir = spawn(binary).await.map_err(told)?;
     match heir.expect(Word::Ready, READY_WITHIN).await {
         Ok(()) => Ok(heir),
         Err(error) => {
             heir.end().await;
-            Err(format!("it is not ready: {error}"))
+            Err(format!("is not ready: {error}"))
         }
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod adopt;
 pub mod archive;
+pub mod binaries;
 pub mod command;
 pub mod disk;
 pub mod errand;
@@ -27,6 +28,7 @@ pub mod shelf;
 pub mod sockets;
 pub mod static_files;
 pub mod stop;
+pub mod successor;
 pub mod surroundings;
 pub mod tree;
 pub mod usage;

@@ -174,12 +174,20 @@ impl Inherited {
     }
 }
 
+/// Tells systemd that the service is up; elsewhere, nothing.
+pub fn tell_ready() {
+    tell_systemd("READY=1");
+}
+
 /// Tells systemd which process is the service's main one now; elsewhere, nothing.
 pub fn tell_main_pid(pid: u32) {
+    tell_systemd(&format!("MAINPID={pid}\nREADY=1"));
+}
+
+fn tell_systemd(text: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let told = notify(Path::new(&path), &format!("MAINPID={pid}\nREADY=1"));
-    if let Err(error) = told {
-        tracing::warn!(%error, "systemd was not told of the new main process");
+    if let Err(error) = notify(Path::new(&path), text) {
+        tracing::warn!(%error, text, "systemd was not told");
     }
 }
 

@@ -186,11 +186,13 @@ async fn a_dead_management_is_told_again_and_again_and_lists_are_taken_meanwhile
             labels: Default::default(),
             version: "0".into(),
             cores: 1,
+            binary: None,
         }),
         management: vec![format!("http://{dead}")],
         tag_keys: Default::default(),
         at: 0,
         registered: false,
+        refused: false,
     };
     let actor = ListActor::begin(Arc::clone(&shared), ListFile::in_dir(dir.path()), settings(), Some(hello));
     for revision in 1..=3 {

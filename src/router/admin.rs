@@ -17,6 +17,7 @@ use super::metrics;
 use super::shared::Shared;
 use crate::link::answer::{not_found, payload_config};
 use crate::link::guard::Guard;
+use crate::programs::successor;
 use crate::wire::envelope::{Envelope, MESSAGES_PATH};
 use crate::wire::messages::ToRouter;
 use crate::wire::problem::{Code, Problem};
@@ -71,6 +72,7 @@ async fn message(desk: web::Data<Desk>, bytes: web::Bytes) -> Result<HttpRespons
             Ok(json(&heard.await.map_err(gone)?))
         }
         ToRouter::Ledger {} => Ok(json(&desk.shared.ledger.cut(desk.shared.rules.identity.run.clone()))),
+        ToRouter::TakeBinary(order) => Ok(json(&successor::take(&order)?)),
         ToRouter::Explain { url } => Ok(json(&explain(&desk.shared.snapshot(), &url, Instant::now())?)),
     }
 }

@@ -24,6 +24,8 @@ pub struct Hello {
     pub management: Vec<String>,
     pub at: usize,
     pub registered: bool,
+    /// That it could not register was told.
+    pub refused: bool,
 }
 
 impl Hello {
@@ -37,6 +39,11 @@ impl Hello {
             if self.registered {
                 info!(management = self.url(), why, "management is away; routing goes on");
             }
+            if !self.registered && !self.refused {
+                // Also why it is not taken: its release may be too far from management's.
+                info!(management = self.url(), why, "this router is not registered");
+                self.refused = true;
+            }
             debug!(management = self.url(), why, "management was not told");
             self.registered = false;
             self.at = (self.at + 1) % self.management.len();
@@ -49,7 +56,7 @@ impl Hello {
         let welcome: Welcome = self.post(body).await?;
         info!(management = %welcome.management, term = %welcome.term, "registered with management");
         welcome.tag_keys.iter().for_each(|told| self.tag_keys.hear(told));
-        self.registered = true;
+        (self.registered, self.refused) = (true, false);
         Ok(())
     }
 

@@ -26,6 +26,7 @@ use crate::link::client::Client;
 use crate::link::identity::Identity;
 use crate::link::secret::Secret;
 use crate::link::tag_keys::TagKeys;
+use crate::programs::successor;
 use crate::proxy::{Door, Limits, Shutdown, listen, serve};
 use crate::tls::Watch;
 use crate::wire::messages::{NodeRole, Registration};
@@ -266,6 +267,7 @@ fn begin_actor(
         data: http,
         labels: config.labels.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        binary: successor::binary(),
         cores: config.workers,
     };
     let hello = Hello {
@@ -276,6 +278,7 @@ fn begin_actor(
         management: config.management.clone(),
         at: 0,
         registered: false,
+        refused: false,
     };
     let settings = actor::Settings {
         mailbox: config.limits.mailbox,

@@ -38,8 +38,13 @@
 //! | `DELETE sessions/{p}/{id}` | | 204; its cookie begins nothing any more |
 //! | `POST components/{c}/upgrade` | `ComponentUpgradeRequest` | 202 `RippleView`, `Location` |
 //! | `POST components/{c}/upgrade?dry_run=true` | `ComponentUpgradeRequest` | 200 `ComponentPlanView` |
+//! | `POST binaries` | a neap binary; `?sha256=` | 201 `BinaryView`; 200 if it is here already; 422 if it is no neap |
+//! | `GET binaries/{sha256}` | | 200, the binary, for nodes |
+//! | `POST binaries/{sha256}/upgrade` | `BinaryUpgradeRequest` | 202 `RippleView` of the nodes, `Location` |
+//! | `POST binaries/{sha256}/upgrade?dry_run=true` | `BinaryUpgradeRequest` | 200 `BinaryPlanView` |
 //! | `GET events` | | 200 `Page<EventView>` |
 
+mod binary;
 mod component;
 mod hook;
 mod node;
@@ -49,6 +54,7 @@ mod ripple;
 mod route;
 mod session;
 
+pub use binary::{BinaryPlanView, BinaryUpgradeRequest, BinaryView, PlannedNode};
 pub use component::{
     ComponentSummary, ComponentUse, ComponentView, EvidenceView, ProgramComponent, ScanView, ScannedServer, StaleUse,
     UnreadPart,
@@ -98,6 +104,9 @@ pub mod path {
     /// A name that is a path has its slashes escaped.
     pub const COMPONENT: &str = "/api/v1/components/{component}";
     pub const COMPONENT_UPGRADE: &str = "/api/v1/components/{component}/upgrade";
+    pub const BINARIES: &str = "/api/v1/binaries";
+    pub const BINARY: &str = "/api/v1/binaries/{sha256}";
+    pub const BINARY_UPGRADE: &str = "/api/v1/binaries/{sha256}/upgrade";
     pub const ROUTE_TEST: &str = "/api/v1/routes/test";
     pub const SESSIONS: &str = "/api/v1/sessions";
     pub const SESSION_KEYS_ROLL: &str = "/api/v1/session-keys/roll";

@@ -17,6 +17,7 @@ use crate::domain::ripple::hooks::{HookEnd, HookOrder};
 pub use crate::domain::ripple::machine::Member;
 use crate::domain::server_list::Report;
 use crate::domain::session::SessionId;
+use crate::wire::binary::{Binary, TakeBinary};
 pub use crate::wire::components::ToldComponents;
 pub use crate::wire::role::Role as NodeRole;
 pub use crate::wire::sessions::{
@@ -54,6 +55,8 @@ pub enum ToServer {
         #[serde(default)]
         scan: bool,
     },
+    /// Run another neap binary, or tell how far that is. → [`BinaryTold`](super::binary::BinaryTold)
+    TakeBinary(TakeBinary),
     /// A person ends this session. → [`EndedSession`]
     EndSession { program: ProgramName, id: SessionId },
 }
@@ -160,6 +163,16 @@ pub struct Registration {
     pub labels: BTreeMap<String, String>,
     pub version: String,
     pub cores: usize,
+    /// Which file it runs; `None`: its release does not say.
+    #[serde(default)]
+    pub binary: Option<Binary>,
+}
+
+impl Registration {
+    /// The release of the messages that it speaks; the first did not say.
+    pub fn protocol(&self) -> u32 {
+        self.binary.as_ref().map_or(0, |binary| binary.protocol)
+    }
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -250,6 +263,8 @@ pub enum ToRouter {
     ServerList(Box<RouterList>),
     /// → [`LedgerCut`]
     Ledger {},
+    /// Run another neap binary, or tell how far that is. → [`BinaryTold`](super::binary::BinaryTold)
+    TakeBinary(TakeBinary),
     /// Which rule, which server and why. → [`RouteExplained`]
     Explain { url: String },
 }

@@ -2,6 +2,7 @@
 //! Must not know how it travels (`link`) or what anyone does about it.
 
 pub mod api;
+pub mod binary;
 pub mod components;
 pub mod envelope;
 pub mod messages;

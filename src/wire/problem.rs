@@ -52,6 +52,8 @@ codes! {
     InvalidManifest    "invalid_manifest"     422 2 "The manifest is not valid";
     InvalidConfig      "invalid_config"       422 2 "The configuration is not valid";
     BadArchive         "bad_archive"          422 2 "The release's archive is not valid";
+    BadBinary          "bad_binary"           422 2 "The file is no neap binary that runs here";
+    VersionSkew        "version_skew"         409 5 "The releases are too far apart";
     BadChecksum        "bad_checksum"         422 1 "The content is not what its SHA-256 says";
     NotBuiltYet        "not_built_yet"        501 2 "This is not built yet";
     UnknownMessage     "unknown_message"      400 1 "This node does not know the message";

@@ -16,7 +16,7 @@ use crate::domain::names::{ProgramName, Release, Sha256, Term};
 use crate::domain::placement::{Command, Refusal};
 use crate::domain::server_list::Report;
 use crate::domain::session_list::End;
-use crate::programs::{logs, output};
+use crate::programs::{logs, output, successor};
 use crate::wire::messages::{
     EndedSession, Heartbeat, HeldManifest, Lines, Load, NodeRole, Obeyed, Renewals, Sealed, ToServer,
 };
@@ -74,6 +74,7 @@ impl Handler<Ask> for Server {
                 let was_here = Lists::end(&*self.shared.sessions, &program, id, End::Ended);
                 answer(reply, json(EndedSession { was_here }));
             }
+            ToServer::TakeBinary(order) => answer(reply, successor::take(&order).and_then(json)),
             ToServer::Components { have, scan } => self.tell_components(have, scan, reply, ctx),
         }
     }

@@ -5,6 +5,7 @@ mod canary;
 pub mod hooks;
 pub mod judge;
 pub mod machine;
+pub mod nodes;
 #[cfg(test)]
 mod one_server_tests;
 pub mod plan;

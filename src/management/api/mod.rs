@@ -1,5 +1,6 @@
 //! Owns the public API's routes and how a handler reaches the state. Must not decide anything.
 
+mod binaries;
 mod components;
 mod nodes;
 mod programs;
@@ -20,6 +21,7 @@ use crate::domain::names::ProgramName;
 use crate::link::answer::payload_config;
 use crate::link::client::Client;
 use crate::link::identity::Identity;
+use crate::programs::binaries::Binaries;
 use crate::programs::shelf::Shelf;
 use crate::wire::api::path;
 use crate::wire::envelope::MESSAGES_PATH;
@@ -35,6 +37,8 @@ const PAGE: usize = 100;
 pub struct Desk {
     pub list: Addr<ListActor>,
     pub shelf: Shelf,
+    /// neap's own.
+    pub binaries: Binaries,
     pub client: Client,
     pub identity: Identity,
     /// Bytes of a release's archive.
@@ -156,6 +160,9 @@ pub fn routes(config: &mut ServiceConfig) {
                 .route(web::put().to(sessions::put_data))
                 .route(web::delete().to(sessions::delete_data)),
         )
+        .route(path::BINARIES, web::post().to(binaries::push))
+        .route(path::BINARY, web::get().to(binaries::fetch))
+        .route(path::BINARY_UPGRADE, web::post().to(binaries::upgrade))
         .route(path::ROUTE_TEST, web::get().to(nodes::route_test))
         .route(path::PROGRAMS, web::get().to(programs::list))
         .route(path::PROGRAM, web::get().to(programs::show))

@@ -14,7 +14,7 @@ use crate::domain::ripple::Asked;
 use crate::management::asks::{self, Planned, Undo};
 use crate::management::control::Control;
 use crate::management::session_asks;
-use crate::management::{receipt, ripple_view, set_asks, set_views, views};
+use crate::management::{node_asks, node_views, receipt, ripple_view, set_asks, set_views, views};
 use crate::wire::api::{PlanView, Receipt, RippleKind, RippleState, RippleView, UpgradeRequest, path};
 use crate::wire::messages::{ToServer, VersionFigures};
 use crate::wire::problem::{Code, Problem};
@@ -31,6 +31,9 @@ pub async fn accepted(desk: &Desk, id: RippleId) -> Answer {
 
 async fn view(desk: &Desk, id: RippleId) -> Result<RippleView, Problem> {
     desk.look(move |control| {
+        if let Some(record) = control.node_ripples.records.get(&id) {
+            return Ok(node_views::ripple(control, record, true));
+        }
         if let Some(record) = control.sets.get(&id) {
             return Ok(set_views::set(control, record, true));
         }
@@ -49,7 +52,10 @@ pub async fn list(desk: Data<Desk>, paging: Query<Paging>) -> Answer {
             let view =
                 |record| RippleView { events: Vec::new(), hooks: Vec::new(), ..ripple_view::ripple(control, record) };
             let sets = control.sets.values().filter(|_| program.is_none());
-            wanted.map(view).chain(sets.map(|record| set_views::set(control, record, false))).collect::<Vec<_>>()
+            let nodes = control.node_ripples.records.values().filter(|_| program.is_none());
+            let nodes = nodes.map(|record| node_views::ripple(control, record, false));
+            let sets = sets.map(|record| set_views::set(control, record, false));
+            wanted.map(view).chain(sets).chain(nodes).collect::<Vec<_>>()
         })
         .await?;
     ripples.sort_by_key(|ripple| std::cmp::Reverse(ripple.started_at));
@@ -193,6 +199,13 @@ pub async fn receipt(desk: Data<Desk>, id: Path<String>) -> Answer {
     let id: RippleId = name(&id, Code::UnknownRipple)?;
     let found = desk
         .look(move |control| {
+            if node_asks::is_one(control, &id) {
+                return Err(Problem::new(
+                    Code::NotFound,
+                    format!("ripple {id} has a receipt for each program that left service with its servers"),
+                )
+                .hint(format!("`neap ripple show {id}` names them, and tells of each node how long it took")));
+            }
             if let Some(record) = control.sets.get(&id) {
                 let parts: Vec<&str> = record.set.plan.parts.iter().map(RippleId::as_str).collect();
                 return Err(Problem::new(
@@ -212,7 +225,11 @@ pub async fn receipt(desk: Data<Desk>, id: Path<String>) -> Answer {
 
 async fn undo(desk: &Desk, id: RippleId, asked_by: Option<String>) -> Answer {
     let undone = id.clone();
-    match desk.with(move |control| asks::undo(control, &undone, asked_by)).await?? {
+    let undo = move |control: &mut Control| match node_asks::undo(control, &undone, asked_by.clone()) {
+        Some(undo) => undo.map(Undo::Ripple),
+        None => asks::undo(control, &undone, asked_by),
+    };
+    match desk.with(undo).await?? {
         Undo::Ripple(undo) => accepted(desk, undo).await,
         Undo::Nothing(program, to) => {
             let reason = format!("nothing to undo: ripple {id} has changed nothing that is not back already");
@@ -234,8 +251,16 @@ async fn undo(desk: &Desk, id: RippleId, asked_by: Option<String>) -> Answer {
 pub async fn act(desk: Data<Desk>, at: Path<(String, String)>, request: HttpRequest) -> Answer {
     let (id, action) = at.into_inner();
     let id: RippleId = name(&id, Code::UnknownRipple)?;
-    let ripple = id.clone();
+    let (ripple, looked) = (id.clone(), id.clone());
+    let of_nodes = desk.look(move |control| node_asks::is_one(control, &looked)).await?;
     let asked = match action.as_str() {
+        "promote" | "migrate" if of_nodes => {
+            return Err(Problem::new(
+                Code::NothingToPromote,
+                format!("ripple {id} is of the nodes' binary: it has no canaries"),
+            )
+            .hint(format!("`neap ripple show {id}` tells what it waits for")));
+        }
         "undo" => return undo(&desk, id, asked_by(&request)).await,
         "promote" => {
             let asked_by = asked_by(&request);
@@ -256,6 +281,10 @@ pub async fn act(desk: Data<Desk>, at: Path<(String, String)>, request: HttpRequ
         }
     };
     let asked_by = asked_by(&request);
-    desk.with(move |control| asks::ask(control, &ripple, asked, asked_by)).await??;
+    let ask = move |control: &mut Control| match node_asks::ask(control, &ripple, asked, asked_by.as_deref()) {
+        Some(asked) => asked,
+        None => asks::ask(control, &ripple, asked, asked_by),
+    };
+    desk.with(ask).await??;
     accepted(&desk, id).await
 }

@@ -19,6 +19,7 @@ use crate::domain::program::Manifest;
 use crate::domain::seal::Seal;
 use crate::domain::server_list::Report;
 use crate::link::identity::Identity;
+use crate::wire::binary::BinaryTold;
 use crate::wire::components::{digest, digest_of};
 use crate::wire::envelope::{Envelope, MESSAGES_PATH};
 use crate::wire::messages::{
@@ -104,6 +105,7 @@ impl FakeServer {
             labels: Default::default(),
             version: "0".to_owned(),
             cores: 1,
+            binary: None,
         })))
     }
 
@@ -206,6 +208,10 @@ impl Inside {
                 serde_json::to_value(Some(Worked { failure: None, lines: vec!["done".to_owned()], took_ms: 1 }))
             }
             ToServer::Components { have, .. } => serde_json::to_value(self.tell_components(&have)),
+            ToServer::TakeBinary(order) => {
+                let (run, sha256) = (self.identity.run.clone(), order.sha256);
+                serde_json::to_value(BinaryTold { run, sha256, stage: None })
+            }
             ToServer::EndSession { .. } => serde_json::to_value(EndedSession::default()),
         }
         .unwrap()

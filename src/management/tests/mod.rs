@@ -2,6 +2,7 @@
 
 mod components;
 mod fake;
+mod skew;
 
 use std::time::{Duration, Instant};
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::program::{PlacementState, PlacementView, ProgramSummary};
 use super::ripple::{RippleView, WaitingFor};
 use super::words;
-use crate::domain::names::{NodeName, ProgramName, RippleId, RunId, Term};
+use crate::domain::names::{NodeName, ProgramName, RippleId, RunId, Sha256, Term};
 use crate::wire::role::Role;
 
 words! {
@@ -30,6 +30,15 @@ pub struct NodeView {
     /// When it came into that state.
     pub since: Timestamp,
     pub run: Option<RunId>,
+    /// Of neap.
+    #[serde(default)]
+    pub version: String,
+    /// The SHA-256 of the file that it runs; none where its release does not say.
+    #[serde(default)]
+    pub binary: Option<Sha256>,
+    /// The release of the messages between nodes that it speaks.
+    #[serde(default)]
+    pub protocol: u32,
     /// Whether it obeys the present term (protocol P6); false for a node that is not a server.
     pub sealed: bool,
     #[serde(default)]

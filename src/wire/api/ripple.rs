@@ -234,6 +234,11 @@ pub struct RippleView {
 }
 
 impl RippleView {
+    /// Whether it is of the nodes' own binary.
+    pub fn is_of_nodes(&self) -> bool {
+        self.program.is_none() && self.to.is_some()
+    }
+
     /// The name of what is upgraded.
     pub fn what(&self) -> &str {
         let component = self.component.as_ref().map(ComponentName::as_str);

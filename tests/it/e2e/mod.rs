@@ -15,6 +15,7 @@ mod idle_close;
 mod judged;
 mod long_lived;
 mod management;
+mod node_ripples;
 mod others;
 mod overlap;
 mod partition;

@@ -12,7 +12,7 @@ use crate::support::release::{mail, shop, site};
 use crate::support::{SOON, until};
 
 /// The same build as another file: what comes after its last section is nobody's.
-fn another(cluster: &Cluster, name: &str) -> PathBuf {
+pub fn another(cluster: &Cluster, name: &str) -> PathBuf {
     let new = cluster.dir().join(name);
     fs::copy(env!("CARGO_BIN_EXE_neap"), &new).unwrap();
     let mut bytes = fs::OpenOptions::new().append(true).open(&new).unwrap();
@@ -20,7 +20,7 @@ fn another(cluster: &Cluster, name: &str) -> PathBuf {
     new
 }
 
-fn script(cluster: &Cluster, text: &str) -> PathBuf {
+pub fn script(cluster: &Cluster, text: &str) -> PathBuf {
     let new = cluster.dir().join("script");
     fs::write(&new, text).unwrap();
     fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();

@@ -51,6 +51,11 @@ impl Node {
         self.args.extend(["--set".to_owned(), set.to_owned()]);
     }
 
+    /// Reads a file as well, from the next start.
+    pub fn configure(&mut self, file: &Path) {
+        self.args.extend(["--config".to_owned(), file.display().to_string()]);
+    }
+
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
@@ -61,23 +66,26 @@ impl Node {
     }
 
     pub fn runs(&mut self) -> bool {
-        if let Some(heir) = self.heir {
-            return has_args(heir, &self.args);
-        }
-        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+        let child = self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)));
+        // Another process may have taken its place.
+        child || with_args(&self.args).next().is_some()
     }
 
     /// SIGKILL, and its end.
     pub fn kill9(&mut self) {
-        for retired in self.retired.drain(..).filter(|retired| has_args(*retired, &self.args)) {
-            let _ = kill_process(Pid::from_raw(retired).unwrap(), Signal::KILL);
-        }
-        if let Some(heir) = self.heir.take() {
-            let _ = kill_process(Pid::from_raw(heir).unwrap(), Signal::KILL);
-            while has_args(heir, &self.args) {
-                std::thread::sleep(Duration::from_millis(5));
+        // Also those that have taken its place, and those that they have left something to do.
+        loop {
+            let child = self.child.as_ref().map(|child| child.id() as i32);
+            let others: Vec<i32> = with_args(&self.args).filter(|pid| Some(*pid) != child).collect();
+            if others.is_empty() {
+                break;
             }
+            for pid in others {
+                let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
+        (self.heir, self.retired) = (None, Vec::new());
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -129,9 +137,7 @@ impl Node {
             std::thread::sleep(Duration::from_millis(20));
         }
         self.child = None;
-        let processes = fs::read_dir("/proc").unwrap().flatten();
-        let mut pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok());
-        self.heir = pids.find(|pid| *pid != old && has_args(*pid, &self.args));
+        self.heir = with_args(&self.args).find(|pid| *pid != old);
         assert!(self.heir.is_some(), "{}: nobody has its place\n{}", self.name, self.tail());
     }
 
@@ -142,9 +148,7 @@ impl Node {
             assert!(Instant::now() < until, "{} has not handed over\n{}", self.name, self.tail());
             std::thread::sleep(Duration::from_millis(20));
         }
-        let processes = fs::read_dir("/proc").unwrap().flatten();
-        let mut pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok());
-        let new = pids.find(|pid| *pid != old && !self.retired.contains(pid) && has_args(*pid, &self.args));
+        let new = with_args(&self.args).find(|pid| *pid != old && !self.retired.contains(pid));
         assert!(new.is_some(), "{}: nobody has its place\n{}", self.name, self.tail());
         self.retired.push(old);
         self.heir = new;
@@ -174,6 +178,13 @@ impl Node {
         let tail = lines[lines.len().saturating_sub(SHOWN)..].join("\n");
         format!("--- {} ({})\n{tail}\n", self.name, self.log.display())
     }
+}
+
+/// The processes that were started with these arguments and live.
+fn with_args(args: &[String]) -> impl Iterator<Item = i32> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(move |pid| has_args(*pid, args))
 }
 
 /// Whether a process lives and was started with these arguments.
