@@ -14,6 +14,9 @@ use crate::support::load::{Lane, Load, brief, letters, sockets};
 use crate::support::release::{mail, shop};
 use crate::support::{SOON, until};
 
+/// A configuration that a node starts with.
+const GOOD: &str = "[observe]\nlog_format = \"text\"\n";
+
 fn shape(servers: u8, routers: u8) -> Shape {
     Shape { servers, routers, own_binaries: true, ..Shape::default() }
 }
@@ -118,7 +121,7 @@ fn a_file_that_is_no_neap_of_this_machine_is_refused_before_anything_is_done() {
 fn a_binary_that_does_not_come_up_ends_the_ripple_and_the_old_one_goes_on() {
     let mut cluster = Cluster::shaped(shape(2, 1));
     let file = cluster.dir().join("server-1.toml");
-    fs::write(&file, "").unwrap();
+    fs::write(&file, GOOD).unwrap();
     cluster.node("server-1").stop();
     cluster.node("server-1").configure(&file);
     cluster.node("server-1").start();
@@ -143,7 +146,7 @@ fn a_binary_that_does_not_come_up_ends_the_ripple_and_the_old_one_goes_on() {
     // What it is started from is what it runs.
     let place = cluster.dir().join("neap-of-server-1");
     assert_eq!(fs::read(place).unwrap(), fs::read(env!("CARGO_BIN_EXE_neap")).unwrap());
-    fs::write(&file, "").unwrap();
+    fs::write(&file, GOOD).unwrap();
     cluster.well(&upgrade(&forth, &[]));
     assert!(binaries(&cluster).len() == 1 && binaries(&cluster) != old);
     load.finish().nothing_lost(&cluster);
@@ -154,7 +157,7 @@ fn a_binary_that_does_not_come_up_ends_the_ripple_and_the_old_one_goes_on() {
 fn management_that_cannot_hand_over_goes_on_and_says_how_the_others_are_taken_back() {
     let mut cluster = Cluster::shaped(shape(2, 1));
     let file = cluster.dir().join("management.toml");
-    fs::write(&file, "").unwrap();
+    fs::write(&file, GOOD).unwrap();
     cluster.node(MANAGEMENT).kill9();
     cluster.node(MANAGEMENT).configure(&file);
     cluster.node(MANAGEMENT).start();
