@@ -16,8 +16,11 @@ use crate::link::client::Client;
 use crate::link::identity::Identity;
 use crate::wire::messages::{NodeRole, ToRouter, ToServer};
 
-/// How long a node may take to tell its ledger.
-const CUT_WITHIN: Duration = Duration::from_secs(2);
+/// How long a node may take to tell its ledger, however often it is asked: a busy one is waited for, and one that is
+/// started again has its ledger still, but a dead one holds nobody up for longer.
+const CUT_WITHIN: Duration = Duration::from_secs(6);
+/// Between an answer that is none and the next question.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// How often the ripple's end is looked for, should the word of it have been lost.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const MAILBOX: usize = 4;
@@ -124,11 +127,17 @@ async fn read(client: Client, identity: Identity, peer: Peer) -> NodeCut {
         NodeRole::Router => serde_json::to_vec(&identity.envelope(None, ToRouter::Ledger {})),
         _ => serde_json::to_vec(&identity.envelope(None, ToServer::Ledger {})),
     };
+    let asks = async |body: Vec<u8>| loop {
+        let answer = client.post(&peer.url, body.clone()).await;
+        if let Some(cut) = answer.ok().and_then(|answer| answer.json::<LedgerCut>().ok()) {
+            return cut;
+        }
+        actix_rt::time::sleep(ASK_AGAIN).await;
+    };
     let cut = match body {
-        Ok(body) if peer.up => actix_rt::time::timeout(CUT_WITHIN, client.post(&peer.url, body)).await.ok(),
+        Ok(body) if peer.up => actix_rt::time::timeout(CUT_WITHIN, asks(body)).await.ok(),
         _ => None,
     };
-    let cut = cut.and_then(Result::ok).and_then(|answer| answer.json::<LedgerCut>().ok());
     NodeCut { node: peer.name, role: peer.role, cut }
 }
 
