@@ -31,7 +31,7 @@ fn main() {
     drop(list.take_changes(usize::MAX));
     let bytes = resident().saturating_sub(before) as f64 / count as f64;
     let (arrive_ns, changes_ms) = arrivals(&mut list, count);
-    let page = |sort| timed(|| list.page(&Query { server: None, version: None, sort, after: None, limit: 51 })).0;
+    let page = |sort| timed(|| list.page(&Query { servers: None, version: None, sort, after: None, limit: 51 })).0;
     let (page_age_ms, page_seen_ms) = (page(Sort::Age), page(Sort::Seen));
     let (save_ms, open_ms, restore_ms, restored) = disk(&list, &dir);
     let (expire_some_ms, expired) = timed(|| list.expire(T + IDLE + count as u64 / 4, usize::MAX));

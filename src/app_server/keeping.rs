@@ -7,18 +7,24 @@
 //! teller   batches of what changed, to disk and to each management; P16's "take"
 //! arrivals sessions that come from another server
 //! data     a session's data: here, at management, or at the server where the session was
+//! away     what management has not got of it yet
+//! turns    one after another works on a session's data
 //! sources  who is asked for data: management, and the server before
 //! port     where programs find it, on loopback; and what other servers ask
 //! ```
 
 pub mod arrivals;
+mod away;
 pub mod data;
 pub mod disk;
+#[cfg(test)]
+mod elsewhere_tests;
 pub mod port;
 mod sources;
 pub mod teller;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::io;
 use std::net::TcpListener;
@@ -64,6 +70,8 @@ pub trait Lists: Send + Sync {
     fn knows(&self, program: &ProgramName, id: SessionId) -> bool;
     /// Data is kept in it: one that a request under way may begin has begun.
     fn keep(&self, program: &ProgramName, id: SessionId);
+    /// Of how many management has not got the data: it is told so with each heartbeat.
+    fn note_only_here(&self, count: usize);
     /// Whether it was here.
     fn end(&self, program: &ProgramName, id: SessionId, how: End) -> bool;
 }

@@ -80,11 +80,14 @@ fn counters(registry: &mut Registry, ledger: &Ledger, name: &NodeName) {
 }
 
 fn sessions(registry: &mut Registry, lists: &SessionLists, name: &NodeName) {
-    let sessions = Family::<Here, Gauge>::default();
+    let (sessions, no_room) = (Family::<Here, Gauge>::default(), Family::<Here, Counter>::default());
     for program in lists.programs() {
         let here = Here { program: program.to_string(), server: name.to_string() };
-        sessions.get_or_create(&here).set(lists.program(&program).count() as i64);
+        let list = lists.program(&program);
+        sessions.get_or_create(&here).set(list.count() as i64);
+        no_room.get_or_create(&here).inc_by(list.without_room());
     }
+    registry.register("neap_sessions_without_room", "Requests served without a session: the list is full", no_room);
     registry.register("neap_sessions", "Sessions in the Active Session List", sessions);
 }
 

@@ -3,6 +3,8 @@
 //! (`visit`), or where lists are kept beyond memory (`keeping`).
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use crate::domain::names::ProgramName;
@@ -20,6 +22,8 @@ const IDLE_DEFAULT: WallMillis = 30 * 60 * 1_000;
 const EXPIRE_MAX: usize = 5_000;
 /// Ids handed out to requests under way, of one part; more are not known to the data endpoint.
 const MINTED_MAX: usize = 100_000 / PARTS;
+/// Between two words that there is no room: ms.
+const TELL_EVERY: WallMillis = 60_000;
 
 /// The lists of all programs.
 #[derive(Debug)]
@@ -27,6 +31,7 @@ pub struct SessionLists {
     most: usize,
     arrivals: Arc<OnceLock<Arc<Arrivals>>>,
     programs: RwLock<BTreeMap<ProgramName, Arc<ProgramList>>>,
+    only_here: AtomicU64,
 }
 
 /// The list of one program.
@@ -35,6 +40,9 @@ pub struct ProgramList {
     parts: Vec<Mutex<Part>>,
     /// Where sessions that begin now are at home.
     place: RwLock<Option<Place>>,
+    without_room: AtomicU64,
+    /// When that was last said.
+    room_told: AtomicU64,
     arrivals: Arc<OnceLock<Arc<Arrivals>>>,
 }
 
@@ -53,13 +61,18 @@ type Bearers = HashMap<SessionId, u32, AsItself>;
 impl SessionLists {
     /// With at most so many sessions of one program.
     pub fn new(most: usize) -> Self {
-        Self { most, arrivals: Arc::default(), programs: RwLock::default() }
+        Self { most, arrivals: Arc::default(), programs: RwLock::default(), only_here: AtomicU64::new(0) }
     }
 
     /// Who hears of sessions that come from another server.
     pub fn tell_arrivals_to(&self, arrivals: Arc<Arrivals>) {
         // Said once, when the role begins.
         let _ = self.arrivals.set(arrivals);
+    }
+
+    /// Of how many sessions management has not got the data.
+    pub fn only_here(&self) -> u64 {
+        self.only_here.load(Relaxed)
     }
 
     /// The list of a program; a new one where there was none.
@@ -84,7 +97,8 @@ impl ProgramList {
     fn new(bounds: Bounds, arrivals: Arc<OnceLock<Arc<Arrivals>>>) -> Self {
         let part = || Part { list: SessionList::new(bounds), minted: Bearers::default(), leaving: Bearers::default() };
         let parts = (0..PARTS).map(|_| Mutex::new(part())).collect();
-        Self { parts, place: RwLock::default(), arrivals }
+        let (place, without_room, room_told) = Default::default();
+        Self { parts, place, without_room, room_told, arrivals }
     }
 
     fn part(&self, id: SessionId) -> MutexGuard<'_, Part> {
@@ -109,11 +123,41 @@ impl ProgramList {
     pub fn begin(&self, id: SessionId, place: &Place, now: WallMillis) -> bool {
         let list = &mut self.part(id).list;
         // Where the program has put data into it, it has begun.
-        if list.contains(id) { list.arrive(id, now, place, now) == Arrival::Known } else { list.begin(id, place, now) }
+        if list.contains(id) {
+            return list.arrive(id, now, place, now) == Arrival::Known;
+        }
+        let has_begun = list.begin(id, place, now);
+        if !has_begun {
+            self.had_no_room(now);
+        }
+        has_begun
     }
 
     pub fn arrive(&self, id: SessionId, issued: WallMillis, place: &Place, now: WallMillis) -> Arrival {
-        self.part(id).list.arrive(id, issued, place, now)
+        let arrival = self.part(id).list.arrive(id, issued, place, now);
+        if arrival == Arrival::Full {
+            self.had_no_room(now);
+        }
+        arrival
+    }
+
+    /// Requests whose session found no room since this run began.
+    pub fn without_room(&self) -> u64 {
+        self.without_room.load(Relaxed)
+    }
+
+    fn had_no_room(&self, now: WallMillis) {
+        self.without_room.fetch_add(1, Relaxed);
+        let last = self.room_told.load(Relaxed);
+        let is_due = now >= last.saturating_add(TELL_EVERY);
+        if is_due && self.room_told.compare_exchange(last, now, Relaxed, Relaxed).is_ok() {
+            let program = self.place.read().unwrap_or_else(PoisonError::into_inner).clone();
+            tracing::warn!(
+                at = ?program,
+                "there is no room for more sessions: requests are served without one. Raise app_server.limits.sessions, or \
+                 have sessions end sooner ([session] idle)"
+            );
+        }
     }
 
     /// How many have ended since it was last asked.
@@ -245,6 +289,10 @@ impl Lists for SessionLists {
         {
             part.list.finish(id, now);
         }
+    }
+
+    fn note_only_here(&self, count: usize) {
+        self.only_here.store(count as u64, Relaxed);
     }
 
     fn end(&self, program: &ProgramName, id: SessionId, how: End) -> bool {

@@ -128,4 +128,5 @@ fn forged_tags_are_none_and_a_full_list_serves_without_sessions() {
     // Each part of the list takes one.
     assert!(ground.count() <= 16, "{}", ground.count());
     assert!((0..100).any(|_| answer(&mut ground.enter(None), &["sid=abc"]).is_empty()));
+    assert!(ground.sessions.list.without_room() > 0);
 }

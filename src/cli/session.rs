@@ -14,7 +14,11 @@ use crate::wire::page::Page;
 pub enum SessionCommand {
     /// Lists a program's sessions, the newest first; those of the last second may be missing
     Ls {
-        program: ProgramName,
+        #[arg(required_unless_present = "component")]
+        program: Option<ProgramName>,
+        /// Only those at a server where their program uses this component
+        #[arg(long)]
+        component: Option<String>,
         /// Only those at home on this server
         #[arg(long, value_name = "SERVER")]
         on: Option<ServerName>,
@@ -48,8 +52,10 @@ pub enum By {
 impl SessionCommand {
     pub async fn run(self, ctx: &Ctx) -> Result<(), Failure> {
         match self {
-            Self::Ls { program, on, version, sort, limit, cursor } => {
-                let mut query = vec![("program", program.to_string()), ("limit", limit.to_string())];
+            Self::Ls { program, component, on, version, sort, limit, cursor } => {
+                let mut query = vec![("limit", limit.to_string())];
+                query.extend(program.map(|program| ("program", program.to_string())));
+                query.extend(component.map(|component| ("component", component)));
                 query.push(("sort", if matches!(sort, By::Age) { "age" } else { "seen" }.to_owned()));
                 query.extend(on.map(|server| ("server", server.to_string())));
                 query.extend(version.map(|version| ("version", version.to_string())));
@@ -85,10 +91,11 @@ async fn list(ctx: &Ctx, query: &[(&str, String)]) -> Result<(), Failure> {
     let now = jiff::Timestamp::now();
     ctx.out.list(&page, |sessions| {
         out::table(
-            &["SESSION", "SERVER", "VERSION", "BEGUN", "LAST REQUEST", "ACTIVE"],
+            &["SESSION", "PROGRAM", "SERVER", "VERSION", "BEGUN", "LAST REQUEST", "ACTIVE"],
             sessions.iter().map(|session| {
                 vec![
                     session.id.to_string(),
+                    session.program.to_string(),
                     session.server.to_string(),
                     session.version.to_string(),
                     format!("{} ago", out::ago(session.begun_at, now)),

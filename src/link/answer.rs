@@ -2,10 +2,11 @@
 
 use actix_web::error::JsonPayloadError;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
+use actix_web::http::header::{CONTENT_TYPE, ETAG, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 
 use crate::wire::problem::{Code, PROBLEM_JSON, Problem};
+use crate::wire::sessions::DataTag;
 
 impl ResponseError for Problem {
     fn status_code(&self) -> StatusCode {
@@ -17,6 +18,15 @@ impl ResponseError for Problem {
         answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         answer
     }
+}
+
+/// An answer that there is none, with the tag of the removal.
+pub fn removed(tag: DataTag, problem: &Problem) -> HttpResponse {
+    let mut answer = problem.error_response();
+    if let Ok(tag) = HeaderValue::from_str(&tag.to_string()) {
+        answer.headers_mut().insert(ETAG, tag);
+    }
+    answer
 }
 
 /// Bounds JSON bodies, and answers bad ones with their line and column.

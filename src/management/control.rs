@@ -76,6 +76,8 @@ pub struct Node {
     pub held: Option<ListStamp>,
     /// Whether it has told what it holds, or that it holds nothing, since this management started.
     pub told_held: bool,
+    /// Of how many sessions it has data that was not given here, as a server's heartbeat said.
+    pub sessions_only_there: Option<u64>,
 }
 
 /// Everything that management knows.
@@ -274,7 +276,7 @@ impl Control {
         let node = self.nodes.entry((role, name.clone())).or_insert_with(|| Node::loaded(record.clone()).1);
         node.record = record;
         if !node.up || node.run.as_ref() != Some(run) {
-            node.since = Timestamp::now();
+            (node.since, node.sessions_only_there) = (Timestamp::now(), None);
         }
         (node.run, node.up, node.heard) = (Some(run.clone()), true, Some(Instant::now()));
         if role == NodeRole::AppServer {
@@ -375,7 +377,18 @@ impl Node {
     fn loaded(record: NodeRecord) -> ((NodeRole, NodeName), Self) {
         let key = (record.registration.role, record.name.clone());
         let (since, load) = (Timestamp::now(), Load::default());
-        (key, Self { record, run: None, up: false, since, heard: None, load, held: None, told_held: false })
+        let unheard = Self {
+            record,
+            run: None,
+            up: false,
+            since,
+            heard: None,
+            load,
+            held: None,
+            told_held: false,
+            sessions_only_there: None,
+        };
+        (key, unheard)
     }
 
     /// Where its control messages go.

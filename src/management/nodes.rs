@@ -7,6 +7,7 @@ use actix::prelude::*;
 use super::control::{About, Control};
 use super::list_actor::ListActor;
 use crate::domain::names::{NodeName, RunId, ServerName};
+use crate::domain::placement::Millis;
 use crate::domain::ripple::Asked;
 use crate::domain::server_list::Report;
 use crate::programs::successor;
@@ -52,9 +53,13 @@ impl Handler<FromNode> for ListActor {
             ToManagement::Servers {} => {
                 let servers =
                     self.control.nodes.values().filter(|node| node.record.registration.role == NodeRole::AppServer);
+                // One that this management has not heard yet may be about to be.
+                let has_waited = self.control.now() >= self.down_after.as_millis() as Millis;
                 let at = |node: &super::control::Node| ServerAt {
                     server: node.record.name.clone(),
                     control: node.record.registration.control,
+                    is_down: has_waited && !node.up,
+                    only_there: node.sessions_only_there,
                 };
                 json(&servers.map(at).collect::<Vec<_>>())
             }
@@ -111,7 +116,7 @@ fn beat(control: &mut Control, name: &NodeName, run: &RunId, heartbeat: Heartbea
     };
     let was_up = std::mem::replace(&mut node.up, true);
     (node.heard, node.load, node.held) = (Some(Instant::now()), heartbeat.load, heartbeat.held);
-    node.told_held = true;
+    (node.told_held, node.sessions_only_there) = (true, heartbeat.sessions_only_here);
     if !was_up {
         node.since = jiff::Timestamp::now();
         control.event("node_up", format!("{name} is heard again"), About { node: Some(name), ..About::default() });

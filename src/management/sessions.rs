@@ -16,7 +16,7 @@ use crate::store::behind::Behind;
 use crate::store::tagged::{Outcome, Tagged, What};
 use crate::store::{Options, Store, StoreError, Tree};
 use crate::wire::problem::{Code, Problem};
-use crate::wire::sessions::{Condition, DataTag, SessionsHere, SessionsTaken, TakeSession, TakenSession, ToldSessions};
+use crate::wire::sessions::{Condition, Datum, SessionsHere, SessionsTaken, TakeSession, TakenSession, ToldSessions};
 
 use lists::Lists;
 
@@ -72,6 +72,11 @@ impl Sessions {
         self.lock().here(server, after)
     }
 
+    /// Whether anybody has told of such a program.
+    pub fn has(&self, program: &ProgramName) -> bool {
+        self.lock().list(program).is_some()
+    }
+
     /// A page of a program's sessions; `None`: nobody has told of such a program.
     pub fn page(&self, program: &ProgramName, query: &Query) -> Option<Vec<Session>> {
         Some(self.lock().list(program)?.page(query))
@@ -92,7 +97,7 @@ impl Sessions {
     }
 
     /// The data that a program keeps in a session.
-    pub fn data(&self, program: &ProgramName, id: SessionId) -> Result<Option<(DataTag, Vec<u8>)>, Problem> {
+    pub fn data(&self, program: &ProgramName, id: SessionId) -> Result<Option<Datum>, Problem> {
         self.data.get(&lists::data_key(program, id)).map_err(|error| error.problem())
     }
 

@@ -64,7 +64,15 @@ impl Hello {
         let load = Load { load_average: load_average(), active_requests: snapshot.active(), connections: 0 };
         let held = list::stamp(snapshot.list.as_ref());
         let (components, cpu_milli) = Default::default();
-        let beat = Heartbeat { role: NodeRole::Router, held, reports: Vec::new(), load, components, cpu_milli };
+        let beat = Heartbeat {
+            role: NodeRole::Router,
+            held,
+            reports: Vec::new(),
+            load,
+            components,
+            cpu_milli,
+            sessions_only_here: None,
+        };
         let renewals: Renewals = self.post(ToManagement::Heartbeat(Box::new(beat))).await?;
         renewals.tag_keys.iter().for_each(|told| self.tag_keys.hear(told));
         self.registered = !renewals.unknown;

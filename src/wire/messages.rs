@@ -217,6 +217,9 @@ pub struct Heartbeat {
     /// Of a server: thousandths of a core that each program's instances use, with all that they have started.
     #[serde(default)]
     pub cpu_milli: BTreeMap<ProgramName, u32>,
+    /// Of a server: of how many sessions it has data that management has not got. `None`: it does not tell.
+    #[serde(default)]
+    pub sessions_only_here: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]

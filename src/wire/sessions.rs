@@ -90,6 +90,12 @@ pub struct EndedSession {
 pub struct ServerAt {
     pub server: ServerName,
     pub control: std::net::SocketAddr,
+    /// Management does not hear it.
+    #[serde(default)]
+    pub is_down: bool,
+    /// Of how many sessions it had data that management had not got, when it was last heard; `None`: it has not said.
+    #[serde(default)]
+    pub only_there: Option<u64>,
 }
 
 /// One state of a session's data: it rises with every write, and no two writes have the same.
@@ -106,21 +112,34 @@ impl DataTag {
         Self { number: before.map_or(0, |tag| tag.number) + 1, chance }
     }
 
-    /// Data as a store keeps it: the tag, then the data.
-    pub fn pack(self, data: &[u8]) -> Vec<u8> {
+    /// Data as a store keeps it: the tag, then the data. `None`: it was removed.
+    pub fn pack(self, data: Option<&[u8]>) -> Vec<u8> {
+        let (number, data) = data.map_or((self.number | REMOVED, &[][..]), |data| (self.number, data));
         let mut packed = Vec::with_capacity(12 + data.len());
-        packed.extend_from_slice(&self.number.to_be_bytes());
+        packed.extend_from_slice(&number.to_be_bytes());
         packed.extend_from_slice(&self.chance.to_be_bytes());
         packed.extend_from_slice(data);
         packed
     }
 
     /// Takes `pack` apart; `None`: it is not that.
-    pub fn unpack(packed: &[u8]) -> Option<(Self, &[u8])> {
+    pub fn unpack(packed: &[u8]) -> Option<(Self, Option<&[u8]>)> {
         let (number, rest) = packed.split_first_chunk::<8>()?;
         let (chance, data) = rest.split_first_chunk::<4>()?;
-        Some((Self { number: u64::from_be_bytes(*number), chance: u32::from_be_bytes(*chance) }, data))
+        let number = u64::from_be_bytes(*number);
+        let tag = Self { number: number & !REMOVED, chance: u32::from_be_bytes(*chance) };
+        Some((tag, (number & REMOVED == 0).then_some(data)))
     }
+}
+
+/// Marks the tag of a removal, in a store.
+const REMOVED: u64 = 1 << 63;
+
+/// Data as it is, or was removed: a removal has its tag as any write, so that none that was before it counts as later.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Datum {
+    pub tag: DataTag,
+    pub data: Option<Vec<u8>>,
 }
 
 impl fmt::Display for DataTag {
@@ -137,6 +156,9 @@ impl FromStr for DataTag {
         let inner = given.trim().strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or(())?;
         let (number, chance) = inner.split_once('-').ok_or(())?;
         let (number, chance) = (number.parse().map_err(|_| ())?, u32::from_str_radix(chance, 16).map_err(|_| ())?);
+        if number & REMOVED != 0 {
+            return Err(());
+        }
         Ok(Self { number, chance })
     }
 }
@@ -198,8 +220,9 @@ mod tests {
         let first = DataTag::after(None, 0xab);
         assert_eq!((first.to_string().as_str(), first.to_string().parse()), ("\"1-000000ab\"", Ok(first)));
         assert!(DataTag::after(Some(first), 0) > first);
-        assert_eq!(DataTag::unpack(&first.pack(b"cart")), Some((first, b"cart".as_slice())));
-        for bad in ["", "1-ab", "\"1\"", "W/\"1-ab\"", "\"x-ab\"", "\"-1-ab\""] {
+        assert_eq!(DataTag::unpack(&first.pack(Some(b"cart"))), Some((first, Some(b"cart".as_slice()))));
+        assert_eq!(DataTag::unpack(&first.pack(None)), Some((first, None)));
+        for bad in ["\"18446744073709551615-ab\"", "", "1-ab", "\"1\"", "W/\"1-ab\"", "\"x-ab\"", "\"-1-ab\""] {
             assert_eq!(bad.parse::<DataTag>(), Err(()), "{bad}");
         }
         assert_eq!(DataTag::unpack(b"short"), None);

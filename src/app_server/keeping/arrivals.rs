@@ -57,9 +57,12 @@ impl Arrivals {
         self.known().from.get(&(program.clone(), id)).cloned()
     }
 
-    /// What there was to fetch of a session is here; where that was.
-    pub fn arrived(&self, program: &ProgramName, id: SessionId) -> Option<ServerName> {
-        self.known().from.remove(&(program.clone(), id))
+    /// What there was to fetch of a session from that server is here.
+    pub fn arrived(&self, program: &ProgramName, id: SessionId, from: &ServerName) {
+        let (mut known, named) = (self.known(), (program.clone(), id));
+        if known.from.get(&named) == Some(from) {
+            known.from.remove(&named);
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

@@ -3,9 +3,11 @@
 //!
 //! With management there, it decides which of two writes was first, and an acknowledged write is on disk here and there.
 //! Without it, what is written is on disk here alone, which the answer says; management gets it when it is back, and a
-//! server to which the session moves meanwhile asks the one that its tag names.
+//! server to which the session moves meanwhile asks the one that its tag names. It asks that one with management there too:
+//! what was written there while management was late may not have been given yet. Of what that server may have, none is
+//! made up for: as long as it neither answers nor is known to be gone, there is no answer to the program either.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -14,16 +16,18 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::Lists;
 use super::arrivals::{Arrivals, Came};
+use super::away::Away;
 use super::disk::{Disk, data_key};
-use super::sources::{Sources, Word};
+use super::sources::{Sources, Word, datum_of};
 use super::teller::{Links, Taken};
+use super::turns::Turns;
 use crate::domain::names::{ProgramName, ServerName};
 use crate::domain::session::SessionId;
 use crate::domain::session_list::{Change, End};
 use crate::link::client::Answer;
 use crate::store::tagged::{Outcome, Tagged, What};
 use crate::wire::problem::{Code, Problem};
-use crate::wire::sessions::{Condition, DATA_WRITTEN, DataTag};
+use crate::wire::sessions::{Condition, DATA_WRITTEN, DataTag, Datum};
 
 /// Sessions that come and are taken at a time.
 const TAKING_MAX: usize = 32;
@@ -59,8 +63,8 @@ struct Inner {
     lists: Arc<dyn Lists>,
     disk: Disk,
     here: Tagged,
-    /// What management has not got yet.
-    away: Mutex<BTreeSet<Named>>,
+    away: Away,
+    turns: Turns,
     /// Of moved sessions: removed when nobody can ask for it any more.
     leaving: Mutex<VecDeque<(u64, Named)>>,
     links: Links,
@@ -70,13 +74,13 @@ struct Inner {
 impl SessionData {
     /// With what an earlier run left.
     pub fn begin(links: Links, lists: Arc<dyn Lists>, disk: Disk, arrivals: Arc<Arrivals>) -> Self {
-        let away = disk.away().unwrap_or_default().into_iter().collect();
+        let away = Away::begin(disk.clone(), lists.clone());
         let strays = disk.stray_data(lists.as_ref()).unwrap_or_default();
         let leaving = strays.into_iter().map(|named| (super::now() + lists.idle(&named.0), named)).collect();
         let here = disk.data();
         let sources = Sources::new(links.clone(), lists.clone());
-        let (away, leaving) = (Mutex::new(away), Mutex::new(leaving));
-        let inner = Inner { sources, lists, disk, here, away, leaving, links, arrivals };
+        let (turns, leaving) = (Turns::default(), Mutex::new(leaving));
+        let inner = Inner { sources, lists, disk, here, away, turns, leaving, links, arrivals };
         Self { inner: Arc::new(inner) }
     }
 
@@ -112,95 +116,75 @@ impl SessionData {
         }
     }
 
-    /// The data as it is now, wherever that is; on disk here when this returns.
+    /// The data as it is now, wherever that is; on disk here when this returns. An error says why that cannot be told.
     pub async fn load(&self, program: &ProgramName, id: SessionId) -> Result<Option<Loaded>, Problem> {
+        let _turn = self.inner.turns.take(program, id).await;
+        let is_asked = self.find(program, id).await?;
+        let only_here = !is_asked || self.inner.away.contains(program, id);
         let here = self.local(program, id)?;
-        let held = here.as_ref().map(|(tag, _)| ("if-none-match", tag.to_string()));
-        let found =
-            match self.inner.sources.ask(Method::GET, program, id, held.into_iter().collect(), Bytes::new()).await? {
-                Word::Answer(answer) => {
-                    let taken = self.taken(program, id, here, &answer).await?;
-                    let Some(peer) = self.inner.arrivals.arrived(program, id) else { return Ok(taken) };
-                    // That server may have what it wrote while management was away, and has not given it yet. One that does
-                    // not answer holds nobody up: management has been there to be given it.
-                    let known = taken.clone().map(|loaded| (loaded.tag, loaded.data));
-                    match self.at_peer(program, id, known, &peer).await {
-                        Ok(found) if found.as_ref().map(|(tag, _)| *tag) != taken.as_ref().map(|loaded| loaded.tag) => {
-                            found
-                        }
-                        _ => return Ok(taken),
-                    }
-                }
-                Word::Nobody => self.without_management(program, id, here).await?,
-            };
-        Ok(found.map(|(tag, data)| Loaded { tag, data, only_here: true }))
+        Ok(here.and_then(|Datum { tag, data }| data.map(|data| Loaded { tag, data, only_here })))
     }
 
-    /// What is here, or at the server where the session was, whichever is later.
-    async fn without_management(
+    /// Has here what is latest, and says whether management was there to be asked.
+    async fn find(&self, program: &ProgramName, id: SessionId) -> Result<bool, Problem> {
+        let here = self.local(program, id)?;
+        let held = here.as_ref().map(|datum| ("if-none-match", datum.tag.to_string()));
+        let word = self.inner.sources.ask(Method::GET, program, id, held.into_iter().collect(), Bytes::new()).await?;
+        let is_asked = match word {
+            Word::Answer(answer) => {
+                self.take_managements(program, id, here, &answer).await?;
+                true
+            }
+            Word::Nobody => false,
+        };
+        if let Some(peer) = self.inner.arrivals.from(program, id) {
+            self.take_peers(program, id, &peer).await?;
+            self.inner.arrivals.arrived(program, id, &peer);
+        }
+        Ok(is_asked)
+    }
+
+    async fn take_managements(
         &self,
         program: &ProgramName,
         id: SessionId,
-        here: Option<(DataTag, Vec<u8>)>,
-    ) -> Result<Option<(DataTag, Vec<u8>)>, Problem> {
-        let Some(peer) = self.inner.arrivals.from(program, id) else { return Ok(here) };
-        let found = self.at_peer(program, id, here, &peer).await?;
-        self.inner.arrivals.arrived(program, id);
-        Ok(found)
-    }
-
-    async fn taken(
-        &self,
-        program: &ProgramName,
-        id: SessionId,
-        here: Option<(DataTag, Vec<u8>)>,
+        here: Option<Datum>,
         answer: &Answer,
-    ) -> Result<Option<Loaded>, Problem> {
-        let waits = self.inner.is_away(program, id);
-        match (answer.status, here) {
-            (304, Some((tag, data))) => Ok(Some(Loaded { tag, data, only_here: false })),
-            // What was written while management was away is later than what it has, or as good.
-            (200 | 404, Some((tag, data))) if waits => Ok(Some(Loaded { tag, data, only_here: true })),
-            (200, _) => {
-                let tag = tag_of(answer).ok_or_else(|| unreadable("management"))?;
-                let data = answer.body.to_vec();
-                self.keep(program, id, What::Is(tag, data.clone())).await?;
-                Ok(Some(Loaded { tag, data, only_here: false }))
+    ) -> Result<(), Problem> {
+        let written_here = here.as_ref().filter(|_| self.inner.away.contains(program, id)).map(|datum| datum.tag);
+        match (answer.status, datum_of("management", answer)) {
+            (304, _) => {
+                // It has just that.
+                self.inner.away.is_there(program, id);
+                Ok(())
             }
-            (404, here) => {
-                if here.is_some() {
-                    self.keep(program, id, What::Remove).await?;
-                }
-                Ok(None)
+            // Written while it was away, and by nobody since.
+            (200 | 404, Ok(datum)) if written_here > datum.as_ref().map(|datum| datum.tag) => Ok(()),
+            (200 | 404, Ok(Some(datum))) => {
+                self.keep(program, id, What::Is(datum)).await?;
+                self.inner.away.is_there(program, id);
+                Ok(())
             }
+            // It never had any, or has lost its disk.
+            (404, Ok(None)) if here.is_some() => self.inner.away.note(program, id).await,
+            (404, Ok(None)) => Ok(()),
+            (200 | 404, Err(problem)) => Err(problem),
             _ => Err(Problem::read(answer.status, &answer.body)),
         }
     }
 
-    /// What is here, or at that server, whichever is later; management is given that.
-    async fn at_peer(
-        &self,
-        program: &ProgramName,
-        id: SessionId,
-        here: Option<(DataTag, Vec<u8>)>,
-        peer: &ServerName,
-    ) -> Result<Option<(DataTag, Vec<u8>)>, Problem> {
-        let unknown = |why: String| {
+    /// Takes what the server has where the session was, if that is later; management is given it.
+    async fn take_peers(&self, program: &ProgramName, id: SessionId, peer: &ServerName) -> Result<(), Problem> {
+        let there = self.inner.sources.ask_peer(peer, program, id).await.map_err(|why| {
             Problem::new(Code::Unavailable, format!("the data of session {id} may be on {peer}: {why}"))
-                .hint("it is found when that server, or management, answers")
-        };
-        let answer = self.inner.sources.ask_peer(peer, program, id).await.map_err(unknown)?;
-        let there = match answer.status {
-            200 => Some((tag_of(&answer).ok_or_else(|| unreadable(peer.as_str()))?, answer.body.to_vec())),
-            404 => None,
-            status => return Err(unknown(format!("it answered {status}"))),
-        };
-        let later = there.filter(|(tag, _)| here.as_ref().is_none_or(|(ours, _)| tag > ours));
-        if let Some((tag, data)) = &later {
-            self.keep(program, id, What::Written(*tag, data.clone())).await?;
-            self.inner.note_away(program, id).await?;
+                .hint("it is found when that server answers, or management says that it is down")
+        })?;
+        let here = self.local(program, id)?.map(|datum| datum.tag);
+        if let Some(later) = there.filter(|there| here.is_none_or(|here| there.tag > here)) {
+            self.inner.away.note(program, id).await?;
+            self.keep(program, id, What::Written(later)).await?;
         }
-        Ok(later.or(here))
+        Ok(())
     }
 
     /// Writes data, or removes it, where the condition holds; what was acknowledged is on disk.
@@ -211,16 +195,21 @@ impl SessionData {
         condition: Condition,
         data: Option<Bytes>,
     ) -> Result<Written, Problem> {
+        let _turn = self.inner.turns.take(program, id).await;
+        if self.inner.arrivals.from(program, id).is_some() {
+            // Not over something later that the server before this has.
+            self.find(program, id).await?;
+        }
+        if self.inner.away.contains(program, id) {
+            // Management must know of the earlier write before it can judge this one.
+            self.give(program, id).await;
+        }
         let (method, body) = match &data {
             Some(data) => (Method::PUT, data.clone()),
             None => (Method::DELETE, Bytes::new()),
         };
-        if self.inner.is_away(program, id) {
-            // Management must know of the earlier write before it can judge this one.
-            self.give(program, id).await;
-        }
         let fields = condition.field().into_iter().collect();
-        let word = match self.inner.is_away(program, id) {
+        let word = match self.inner.away.contains(program, id) {
             true => Word::Nobody,
             false => self.inner.sources.ask(method, program, id, fields, body).await?,
         };
@@ -239,14 +228,15 @@ impl SessionData {
     ) -> Result<Written, Problem> {
         match (answer.status, data) {
             (204, Some(data)) => {
-                let tag = tag_of(answer).ok_or_else(|| unreadable("management"))?;
-                self.keep(program, id, What::Is(tag, data.to_vec())).await?;
-                self.inner.arrivals.arrived(program, id);
+                let tag = tag_of(answer).ok_or_else(|| {
+                    Problem::new(Code::Internal, "management answers for session data without a tag that can be read")
+                })?;
+                self.keep(program, id, What::Is(Datum { tag, data: Some(data.to_vec()) })).await?;
                 Ok(Written::Is { tag, only_here: false })
             }
             (204, None) => {
-                self.keep(program, id, What::Remove).await?;
-                self.inner.arrivals.arrived(program, id);
+                let removal = tag_of(answer).map(|tag| What::Is(Datum { tag, data: None }));
+                self.keep(program, id, removal.unwrap_or(What::Remove)).await?;
                 Ok(Written::Removed { only_here: false })
             }
             (412, _) => Ok(Written::Stale(tag_of(answer))),
@@ -261,21 +251,19 @@ impl SessionData {
         condition: Condition,
         data: Option<Bytes>,
     ) -> Result<Written, Problem> {
-        // Not over something later that the server before this has.
-        self.without_management(program, id, self.local(program, id)?).await?;
         let what = data.map_or(What::Remove, |data| What::Data(data.to_vec()));
         // Before the data itself: a note too many costs a question, one too few the data.
-        self.inner.note_away(program, id).await?;
+        self.inner.away.note(program, id).await?;
         let written = self.inner.here.write(data_key(program, id), condition, what).await;
         match written.map_err(|error| error.problem())? {
             Outcome::Is(tag) => Ok(Written::Is { tag, only_here: true }),
-            Outcome::Removed => Ok(Written::Removed { only_here: true }),
+            Outcome::Removed(_) => Ok(Written::Removed { only_here: true }),
             Outcome::Stale(now) => Ok(Written::Stale(now)),
         }
     }
 
     /// What is here.
-    pub fn local(&self, program: &ProgramName, id: SessionId) -> Result<Option<(DataTag, Vec<u8>)>, Problem> {
+    pub fn local(&self, program: &ProgramName, id: SessionId) -> Result<Option<Datum>, Problem> {
         self.inner.here.get(&data_key(program, id)).map_err(|error| error.problem())
     }
 
@@ -292,16 +280,17 @@ impl SessionData {
             if *how == End::Migrated {
                 lock(&self.inner.leaving).push_back((at + self.inner.lists.idle(program), named));
             } else {
-                lock(&self.inner.away).remove(&named);
+                self.inner.away.ended(program, *id);
             }
         }
     }
 
     /// Gives management what it has not got, asks where servers are, and forgets what nobody can ask for any more.
     pub async fn tell_management(&self) {
-        let due: Vec<Named> = lock(&self.inner.away).iter().take(GIVEN_MAX).cloned().collect();
-        for (program, id) in due {
-            if !self.give(&program, id).await {
+        for (program, id) in self.inner.away.first(GIVEN_MAX) {
+            // One that is at work on it may wait for long: the next round comes.
+            let Some(_turn) = self.inner.turns.take_now(&program, id) else { continue };
+            if self.inner.away.contains(&program, id) && !self.give(&program, id).await {
                 break;
             }
         }
@@ -317,56 +306,39 @@ impl SessionData {
         }
     }
 
-    /// Gives management what it has not got of one session; `false`: it does not answer.
+    /// Gives management what it has not got of one session, in its turn; `false`: it does not answer.
     async fn give(&self, program: &ProgramName, id: SessionId) -> bool {
-        let Ok(here) = self.local(program, id) else { return true };
-        let asked = match here {
-            Some((tag, data)) => {
+        let asked = match self.local(program, id) {
+            Ok(Some(Datum { tag, data })) => {
                 let fields = vec![(DATA_WRITTEN, tag.to_string())];
-                self.inner.sources.ask(Method::PUT, program, id, fields, data.into()).await
+                let (method, body) = data.map_or((Method::DELETE, Bytes::new()), |data| (Method::PUT, data.into()));
+                self.inner.sources.ask(method, program, id, fields, body).await
             }
-            None => self.inner.sources.ask(Method::DELETE, program, id, Vec::new(), Bytes::new()).await,
+            // Noted, and then not written.
+            Ok(None) => {
+                self.inner.away.is_there(program, id);
+                return true;
+            }
+            Err(problem) => Err(problem),
         };
         match asked {
-            Ok(Word::Nobody) => false,
+            Ok(Word::Nobody) => return false,
+            // 412: management has a later one, which the next question brings. 404: the session has ended.
             Ok(Word::Answer(answer)) if matches!(answer.status, 204 | 404 | 412) => {
-                // 412: management has a later one, which the next question brings. 404: the session has ended.
-                lock(&self.inner.away).remove(&(program.clone(), id));
-                self.inner.disk.note_there(program, id);
-                true
+                self.inner.away.is_there(program, id);
             }
             Ok(Word::Answer(answer)) => {
                 let problem = Problem::read(answer.status, &answer.body);
                 tracing::warn!(%program, %id, %problem, "management does not take session data");
-                true
             }
-            Err(problem) => {
-                tracing::warn!(%program, %id, %problem, "management is not given session data");
-                true
-            }
+            Err(problem) => tracing::warn!(%program, %id, %problem, "management is not given session data"),
         }
-    }
-}
-
-impl Inner {
-    fn is_away(&self, program: &ProgramName, id: SessionId) -> bool {
-        lock(&self.away).contains(&(program.clone(), id))
-    }
-
-    async fn note_away(&self, program: &ProgramName, id: SessionId) -> Result<(), Problem> {
-        if lock(&self.away).insert((program.clone(), id)) {
-            self.disk.note_away(program, id).await.map_err(|error| error.problem())?;
-        }
-        Ok(())
+        true
     }
 }
 
 fn tag_of(answer: &Answer) -> Option<DataTag> {
     answer.headers.get("etag")?.to_str().ok()?.parse().ok()
-}
-
-fn unreadable(who: &str) -> Problem {
-    Problem::new(Code::Internal, format!("{who} answers for session data without a tag that can be read"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -16,11 +16,11 @@ use super::Lists;
 use super::data::{SessionData, Written};
 use crate::domain::names::ProgramName;
 use crate::domain::session::SessionId;
-use crate::link::answer::not_found;
+use crate::link::answer::{not_found, removed};
 use crate::link::guard::Guard;
 use crate::programs::session_url::SessionUrl;
 use crate::wire::problem::{Code, Problem};
-use crate::wire::sessions::{Condition, DATA_BYTES_MAX, DataTag};
+use crate::wire::sessions::{Condition, DATA_BYTES_MAX, DataTag, Datum};
 
 /// Where data is that was written or read: at both, or at this server alone, because management did not answer.
 const STORED: &str = "Neap-Session-Stored";
@@ -173,8 +173,12 @@ pub async fn for_peers(data: Data<SessionData>, path: Path<(String, String)>) ->
     let (program, id) = path.into_inner();
     let unknown = || Problem::new(Code::UnknownSession, "that is no session");
     let (program, id) = (program.parse().map_err(|_| unknown())?, id.parse().map_err(|_| unknown())?);
+    let none = || Problem::new(Code::NoSessionData, format!("session {id} has no data here"));
     match data.local(&program, id)? {
-        Some((tag, data)) => Ok(HttpResponse::Ok().insert_header((ETAG, tag.to_string())).body(data)),
-        None => Err(Problem::new(Code::NoSessionData, format!("session {id} has no data here"))),
+        Some(Datum { tag, data: Some(data) }) => {
+            Ok(HttpResponse::Ok().insert_header((ETAG, tag.to_string())).body(data))
+        }
+        Some(Datum { tag, data: None }) => Ok(removed(tag, &none())),
+        None => Err(none()),
     }
 }

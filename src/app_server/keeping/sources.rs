@@ -2,7 +2,6 @@
 //! where a session was before. Must not know what is done with an answer.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,15 +13,17 @@ use super::Lists;
 use super::teller::Links;
 use crate::domain::names::{ProgramName, ServerName};
 use crate::domain::session::SessionId;
-use crate::link::client::Answer;
+use crate::link::client::{Answer, LinkError};
 use crate::wire::messages::ToManagement;
-use crate::wire::problem::Problem;
-use crate::wire::sessions::{ServerAt, data_path};
+use crate::wire::problem::{Code, Problem};
+use crate::wire::sessions::{Datum, ServerAt, data_path};
 
 /// After a management did not answer, it is not asked for so long: programs wait for it once, and not each time.
 const QUIET: Duration = Duration::from_secs(1);
 /// Between two questions where servers are.
 const SERVERS_EVERY: Duration = Duration::from_secs(5);
+/// What management said of a server that does not answer is as good as new for so long.
+const SERVERS_FRESH: Duration = Duration::from_millis(500);
 
 /// What management said, or that there is none to ask.
 pub enum Word {
@@ -34,8 +35,8 @@ pub enum Word {
 pub struct Sources {
     links: Links,
     lists: Arc<dyn Lists>,
-    /// Where servers are asked, as management last said.
-    servers: Mutex<BTreeMap<ServerName, SocketAddr>>,
+    /// Servers, as management last said.
+    servers: Mutex<BTreeMap<ServerName, ServerAt>>,
     servers_asked: Mutex<Option<Instant>>,
     quiet_until: Mutex<Option<Instant>>,
 }
@@ -46,12 +47,47 @@ impl Sources {
         Self { links, lists, servers, servers_asked, quiet_until }
     }
 
-    /// What that server has itself. `Err`: why it cannot be said.
-    pub async fn ask_peer(&self, peer: &ServerName, program: &ProgramName, id: SessionId) -> Result<Answer, String> {
-        let at = lock(&self.servers).get(peer).copied();
-        let at = at.ok_or_else(|| "nobody has said where that is".to_owned())?;
-        let url = format!("http://{at}{}", data_path(program, id));
-        self.links.client.get(&url).await.map_err(|error| error.to_string())
+    /// What that server has itself; nothing, where it is gone. `Err`: why it cannot be said: what it was given and nobody
+    /// else was may still come back.
+    ///
+    /// It is gone when management says that it is down, or when nothing listens there any more and management has been
+    /// given all that it had, as it said with its last heartbeat.
+    pub async fn ask_peer(
+        &self,
+        peer: &ServerName,
+        program: &ProgramName,
+        id: SessionId,
+    ) -> Result<Option<Datum>, String> {
+        if !lock(&self.servers).contains_key(peer) {
+            self.ask_servers(SERVERS_FRESH).await;
+        }
+        let at = lock(&self.servers).get(peer).map(|told| told.control);
+        let (why, is_refused) = match at {
+            None => ("nobody has said where that is".to_owned(), false),
+            Some(at) => match self.links.client.get(&format!("http://{at}{}", data_path(program, id))).await {
+                Ok(answer) if matches!(answer.status, 200 | 404) => {
+                    return datum_of(peer.as_str(), &answer).map_err(|problem| problem.to_string());
+                }
+                Ok(answer) => (format!("it answered {}", answer.status), false),
+                Err(error) => {
+                    let refused = matches!(&error, LinkError::Unreachable { source, .. }
+                        if source.kind() == std::io::ErrorKind::ConnectionRefused);
+                    (error.to_string(), refused)
+                }
+            },
+        };
+        if !self.ask_servers(SERVERS_FRESH).await {
+            return Err(format!("{why}, and management does not say whether it is down"));
+        }
+        let told = lock(&self.servers).get(peer).cloned();
+        match told {
+            Some(ServerAt { is_down: false, only_there, .. }) if !(is_refused && only_there == Some(0)) => Err(why),
+            told => {
+                let is_down = told.is_none_or(|told| told.is_down);
+                tracing::warn!(server = %peer, %program, %id, %why, is_down, "session data is not looked for there");
+                Ok(None)
+            }
+        }
     }
 
     /// Asks the first management that answers.
@@ -86,21 +122,38 @@ impl Sources {
         Ok(Word::Nobody)
     }
 
+    /// Hears from time to time where servers are.
     pub async fn learn_servers(&self) {
-        {
-            let mut asked = lock(&self.servers_asked);
-            if asked.is_some_and(|at| at.elapsed() < SERVERS_EVERY) {
-                return;
-            }
-            *asked = Some(Instant::now());
+        let _ = self.ask_servers(SERVERS_EVERY).await;
+    }
+
+    /// Asks where servers are, unless it was told within `age`. `false`: no management says.
+    async fn ask_servers(&self, age: Duration) -> bool {
+        if lock(&self.servers_asked).is_some_and(|at| at.elapsed() < age) {
+            return true;
         }
+        let asked = Instant::now();
         for management in &self.links.management {
             if let Ok(servers) = self.links.ask::<Vec<ServerAt>>(management, &ToManagement::Servers {}).await {
-                let known = servers.into_iter().map(|told| (told.server, told.control));
-                *lock(&self.servers) = known.collect();
-                return;
+                *lock(&self.servers) = servers.into_iter().map(|told| (told.server.clone(), told)).collect();
+                *lock(&self.servers_asked) = Some(asked);
+                return true;
             }
         }
+        false
+    }
+}
+
+/// What an answer of management, or of another server, says of data.
+pub fn datum_of(who: &str, answer: &Answer) -> Result<Option<Datum>, Problem> {
+    let tag = answer.headers.get("etag").map(|tag| tag.to_str().ok().and_then(|tag| tag.parse().ok()));
+    let unreadable =
+        || Problem::new(Code::Internal, format!("{who} answers for session data without a tag that can be read"));
+    match (answer.status, tag) {
+        (200, Some(Some(tag))) => Ok(Some(Datum { tag, data: Some(answer.body.to_vec()) })),
+        (404, Some(Some(tag))) => Ok(Some(Datum { tag, data: None })),
+        (200, _) | (404, Some(None)) => Err(unreadable()),
+        _ => Ok(None),
     }
 }
 

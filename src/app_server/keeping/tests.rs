@@ -1,6 +1,7 @@
 //! Owns the tests of what is kept of sessions without management: restarts, data at this server alone, who may ask.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -15,14 +16,14 @@ use crate::link::identity::Identity;
 use crate::wire::sessions::Condition;
 
 /// One program's list.
-struct Shop(Mutex<SessionList>);
+pub struct Shop(Mutex<SessionList>);
 
 impl Shop {
     fn new() -> Arc<Self> {
         Arc::new(Self(Mutex::new(SessionList::new(Bounds { idle: 60_000, sessions: 1_000 }))))
     }
 
-    fn begin(&self, id: u128) {
+    pub fn begin(&self, id: u128) {
         let mut list = self.0.lock().unwrap();
         assert!(list.begin(SessionId(id), &place(), now()));
         list.finish(SessionId(id), now());
@@ -78,41 +79,49 @@ impl Lists for Shop {
         }
     }
 
+    fn note_only_here(&self, _: usize) {}
+
     fn end(&self, _: &ProgramName, id: SessionId, how: End) -> bool {
         self.0.lock().unwrap().end(id, how, now())
     }
 }
 
-fn shop() -> ProgramName {
+pub fn shop() -> ProgramName {
     ProgramName::new("shop").unwrap()
 }
 
-fn place() -> Place {
+pub fn place() -> Place {
     Place { server: "s1".parse().unwrap(), version: "1".parse().unwrap() }
 }
 
-fn links() -> Links {
+fn links(management: Vec<String>) -> Links {
     let identity = Identity::begin("s1".parse().unwrap());
-    Links { identity, client: Client::new(Settings::default(), None), management: Vec::new() }
+    let settings = Settings { answer_timeout: Duration::from_millis(300), ..Settings::default() };
+    Links { identity, client: Client::new(settings, None), management }
 }
 
 /// A run of a server over this directory.
-struct Run {
-    lists: Arc<Shop>,
-    disk: Disk,
-    data: SessionData,
+pub struct Run {
+    pub lists: Arc<Shop>,
+    pub disk: Disk,
+    pub data: SessionData,
     teller: Teller,
-    arrivals: Arc<Arrivals>,
+    pub arrivals: Arc<Arrivals>,
 }
 
 impl Run {
     fn begin(dir: &std::path::Path) -> Self {
+        Self::below(dir, Vec::new())
+    }
+
+    /// With these managements.
+    pub fn below(dir: &std::path::Path, management: Vec<String>) -> Self {
         let lists = Shop::new();
         let (disk, is_new) = Disk::open(dir).unwrap();
         disk.restore(lists.as_ref()).unwrap();
         let arrivals = Arc::new(Arrivals::begin().0);
-        let data = SessionData::begin(links(), lists.clone(), disk.clone(), arrivals.clone());
-        let teller = Teller::new(links(), lists.clone(), disk.clone(), data.clone(), is_new);
+        let data = SessionData::begin(links(management.clone()), lists.clone(), disk.clone(), arrivals.clone());
+        let teller = Teller::new(links(management), lists.clone(), disk.clone(), data.clone(), is_new);
         Self { lists, disk, data, teller, arrivals }
     }
 
@@ -170,6 +179,19 @@ async fn data_ends_with_its_session_but_waits_for_one_that_goes_on_elsewhere() {
     let run = Run::begin(dir.path());
     assert_eq!(run.data.local(&shop(), SessionId(1)).unwrap(), None);
     assert!(run.data.local(&shop(), SessionId(2)).unwrap().is_some());
+}
+
+#[tokio::test]
+async fn what_was_removed_without_management_is_given_as_a_removal() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = Run::begin(dir.path());
+    run.lists.begin(1);
+    run.put(1, Condition::IsNew, "cart").await;
+    let removed = run.data.write(&shop(), SessionId(1), Condition::Always, None).await.unwrap();
+    assert_eq!((removed, run.load(1).await), (Written::Removed { only_here: true }, None));
+    assert_eq!(run.data.local(&shop(), SessionId(1)).unwrap().map(|datum| datum.data), Some(None));
+    let Written::Is { tag, .. } = run.put(1, Condition::IsNew, "anew").await else { panic!() };
+    assert_eq!(tag.number, 3);
 }
 
 #[tokio::test]

@@ -85,6 +85,7 @@ impl Handler<Beat> for Server {
 
     fn handle(&mut self, _: Beat, _: &mut Context<Self>) -> Self::Result {
         let (reports, active) = (self.reports(), self.shared.ledger.active_total());
+        let sessions_only_here = Some(self.shared.sessions.only_here());
         let (components, cpu_milli) = (self.components.digest(), self.cpu_milli());
         Box::pin(async move {
             let load = Load { load_average: load_average(), active_requests: active, connections: active };
@@ -95,6 +96,7 @@ impl Handler<Beat> for Server {
                 load,
                 components,
                 cpu_milli,
+                sessions_only_here,
             })
         })
     }

@@ -1,7 +1,7 @@
 //! Owns how people leaf through sessions. Must not know how a page is asked for or shown.
 
 use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +30,8 @@ pub struct Cursor {
 /// One page.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Query {
-    pub server: Option<ServerName>,
+    /// At home on one of these.
+    pub servers: Option<BTreeSet<ServerName>>,
     pub version: Option<Version>,
     pub sort: Sort,
     pub after: Option<Cursor>,
@@ -54,7 +55,7 @@ impl SessionList {
             .places
             .iter()
             .map(|homes| {
-                query.server.as_ref().is_none_or(|server| homes.place.server == *server)
+                query.servers.as_ref().is_none_or(|servers| servers.contains(&homes.place.server))
                     && query.version.as_ref().is_none_or(|version| homes.place.version == *version)
             })
             .collect();

@@ -152,7 +152,7 @@ fn pages_follow_each_other_newest_first_without_gap_or_repeat() {
     for sort in [Sort::Age, Sort::Seen] {
         let (mut after, mut seen) = (None, Vec::new());
         loop {
-            let page = list.page(&Query { server: None, version: None, sort, after, limit: 7 });
+            let page = list.page(&Query { servers: None, version: None, sort, after, limit: 7 });
             let Some(last) = page.last() else { break };
             after = Some(sort.cursor(last));
             seen.extend(page.iter().map(|session| session.id.0));
@@ -163,9 +163,9 @@ fn pages_follow_each_other_newest_first_without_gap_or_repeat() {
         }
         assert_eq!(seen, expected);
     }
-    let only = Query { server: None, version: Version::new("2").ok(), sort: Sort::Age, after: None, limit: 7 };
+    let only = Query { servers: None, version: Version::new("2").ok(), sort: Sort::Age, after: None, limit: 7 };
     assert_eq!(list.page(&only).len(), 1);
-    let nobody = Query { server: ServerName::new("s9").ok(), ..only };
+    let nobody = Query { servers: Some(ServerName::new("s9").into_iter().collect()), ..only };
     assert_eq!(list.page(&nobody), []);
 }
 

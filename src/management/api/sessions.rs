@@ -1,6 +1,8 @@
 //! Owns the routes about sessions: leafed through, shown and ended by people; told of, taken and filled with data by
 //! servers. Must not know how the master list is kept.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
 use actix_web::web::{Bytes, Data, Path, Query};
@@ -13,18 +15,21 @@ use super::{Answer, Desk, PAGE};
 use crate::domain::names::{BadName, ProgramName, ServerName, Version};
 use crate::domain::session::{Place, SessionId, WallMillis};
 use crate::domain::session_list::{self, Cursor, Session, Sort};
+use crate::link::answer::removed;
+use crate::management::component_views;
 use crate::store::tagged::{Outcome, What};
 use crate::wire::api::{SessionDataView, SessionView};
 use crate::wire::envelope::Envelope;
 use crate::wire::messages::{EndedSession, ToManagement, ToServer};
 use crate::wire::page::Page;
 use crate::wire::problem::{Code, Problem};
-use crate::wire::sessions::{Condition, DATA_WRITTEN, DataTag};
+use crate::wire::sessions::{Condition, DATA_WRITTEN, DataTag, Datum};
 
-/// What a page is asked for with.
+/// What a page is asked for with: a program, a component, or both.
 #[derive(Deserialize)]
 pub struct Asked {
-    program: ProgramName,
+    program: Option<ProgramName>,
+    component: Option<String>,
     server: Option<ServerName>,
     version: Option<Version>,
     #[serde(default)]
@@ -34,31 +39,76 @@ pub struct Asked {
 }
 
 pub async fn list(desk: Data<Desk>, asked: Query<Asked>) -> Answer {
-    let Asked { program, server, version, sort, cursor, limit } = asked.into_inner();
+    let Asked { program, component, server, version, sort, cursor, limit } = asked.into_inner();
     let limit = limit.unwrap_or(PAGE).clamp(1, desk.page_limit.max(1));
     let after = cursor.as_deref().map(read_cursor).transpose()?;
-    // One more than is shown tells whether there is another page.
-    let query = session_list::Query { server, version, sort, after, limit: limit + 1 };
-    let found = desk.sessions.page(&program, &query);
-    let mut sessions = match found {
-        Some(sessions) => sessions,
-        None => {
-            desk.known(&program).await?;
-            Vec::new()
+    let whose = whose(&desk, program, component).await?;
+    let mut sessions: Vec<(ProgramName, Session)> = Vec::new();
+    for (program, servers) in whose {
+        // Programs that the pages before were about.
+        let begun = after.as_ref().and_then(|(begun, _)| begun.as_ref());
+        if begun.is_some_and(|begun| program < *begun) {
+            continue;
         }
-    };
+        let is_begun = begun.is_none_or(|begun| program == *begun);
+        let servers = match (&server, servers) {
+            (Some(one), Some(servers)) => Some(servers.into_iter().filter(|server| server == one).collect()),
+            (Some(one), None) => Some(BTreeSet::from([one.clone()])),
+            (None, servers) => servers,
+        };
+        let after = after.as_ref().filter(|_| is_begun).map(|(_, after)| *after);
+        // One more than is shown tells whether there is another page.
+        let room = limit + 1 - sessions.len();
+        let query = session_list::Query { servers, version: version.clone(), sort, after, limit: room };
+        let found = desk.sessions.page(&program, &query).unwrap_or_default();
+        sessions.extend(found.into_iter().map(|session| (program.clone(), session)));
+        if sessions.len() > limit {
+            break;
+        }
+    }
     let more = sessions.len() > limit;
     sessions.truncate(limit);
-    let next = sessions.last().filter(|_| more).map(|last| write_cursor(sort.cursor(last)));
-    let items = sessions.iter().map(|session| view(&program, session, None)).collect();
+    let next = sessions.last().filter(|_| more).map(|(program, last)| write_cursor(program, sort.cursor(last)));
+    let items = sessions.iter().map(|(program, session)| view(program, session, None)).collect();
     Ok(HttpResponse::Ok().json(Page { items, next }))
+}
+
+/// The programs whose sessions are asked for, and at which servers: where they use the component, as an upgrade of it
+/// would quiesce them.
+async fn whose(
+    desk: &Desk,
+    program: Option<ProgramName>,
+    component: Option<String>,
+) -> Result<BTreeMap<ProgramName, Option<BTreeSet<ServerName>>>, Problem> {
+    if let Some(program) = &program
+        && !desk.sessions.has(program)
+    {
+        desk.known(program).await?;
+    }
+    let Some(component) = component else {
+        let nobodys = || {
+            Problem::new(Code::BadRequest, "sessions are asked for by program, or by component")
+                .hint("add ?program=NAME or ?component=NAME")
+        };
+        return Ok(BTreeMap::from([(program.ok_or_else(nobodys)?, None)]));
+    };
+    let view = desk.look(move |control| component_views::component(&control.components, &component)).await??;
+    let mut whose: BTreeMap<ProgramName, Option<BTreeSet<ServerName>>> = BTreeMap::new();
+    for one in view.uses.into_iter().filter(|one| one.quiesced) {
+        if program.as_ref().is_none_or(|program| one.program == *program) {
+            whose.entry(one.program).or_default().get_or_insert_default().insert(one.server);
+        }
+    }
+    Ok(whose)
 }
 
 pub async fn show(desk: Data<Desk>, path: Path<(String, String)>) -> Answer {
     let (program, id) = named(&path)?;
     let session = desk.sessions.get(&program, id).ok_or_else(|| unknown(&program, id))?;
     let data = desk.sessions.data(&program, id)?;
-    let data = data.map(|(tag, data)| SessionDataView { bytes: data.len() as u64, tag: tag.to_string() });
+    let data = data.and_then(|Datum { tag, data }| {
+        data.map(|data| SessionDataView { bytes: data.len() as u64, tag: tag.to_string() })
+    });
     Ok(HttpResponse::Ok().json(view(&program, &session, data)))
 }
 
@@ -101,9 +151,9 @@ pub struct Home {
 
 pub async fn data(desk: Data<Desk>, path: Path<(String, String)>, request: HttpRequest) -> Answer {
     let (program, id) = named(&path)?;
-    let Some((tag, data)) = desk.sessions.data(&program, id)? else {
-        return Err(Problem::new(Code::NoSessionData, format!("session {id} of {program} has no data")));
-    };
+    let none = || Problem::new(Code::NoSessionData, format!("session {id} of {program} has no data"));
+    let Some(Datum { tag, data }) = desk.sessions.data(&program, id)? else { return Err(none()) };
+    let Some(data) = data else { return Ok(removed(tag, &none())) };
     let same = field(&request, IF_NONE_MATCH.as_str()).is_some_and(|held| held.parse() == Ok(tag));
     if same {
         return Ok(HttpResponse::NotModified().insert_header((ETAG, tag.to_string())).finish());
@@ -121,7 +171,7 @@ pub async fn put_data(
 ) -> Answer {
     let written = field(&request, DATA_WRITTEN).and_then(|tag| tag.parse::<DataTag>().ok());
     let what = match written {
-        Some(tag) => What::Written(tag, body.to_vec()),
+        Some(tag) => What::Written(Datum { tag, data: Some(body.to_vec()) }),
         None => What::Data(body.to_vec()),
     };
     write(&desk, &path, home.into_inner(), &request, what).await
@@ -133,7 +183,9 @@ pub async fn delete_data(
     home: Query<Home>,
     request: HttpRequest,
 ) -> Answer {
-    write(&desk, &path, home.into_inner(), &request, What::Remove).await
+    let written = field(&request, DATA_WRITTEN).and_then(|tag| tag.parse::<DataTag>().ok());
+    let what = written.map_or(What::Remove, |tag| What::Written(Datum { tag, data: None }));
+    write(&desk, &path, home.into_inner(), &request, what).await
 }
 
 async fn write(desk: &Desk, path: &(String, String), home: Home, request: &HttpRequest, what: What) -> Answer {
@@ -144,7 +196,7 @@ async fn write(desk: &Desk, path: &(String, String), home: Home, request: &HttpR
     let outcome = desk.sessions.write_data(&program, id, &place, condition, what).await?;
     let (status, tag) = match outcome {
         Outcome::Is(tag) => (StatusCode::NO_CONTENT, Some(tag)),
-        Outcome::Removed => (StatusCode::NO_CONTENT, None),
+        Outcome::Removed(tag) => (StatusCode::NO_CONTENT, tag),
         Outcome::Stale(tag) => (StatusCode::PRECONDITION_FAILED, tag),
     };
     let mut answer = HttpResponse::build(status);
@@ -190,14 +242,16 @@ fn view(program: &ProgramName, session: &Session, data: Option<SessionDataView>)
     }
 }
 
-fn write_cursor(cursor: Cursor) -> String {
-    format!("{}.{}", cursor.at, cursor.id)
+fn write_cursor(program: &ProgramName, cursor: Cursor) -> String {
+    format!("{program}.{}.{}", cursor.at, cursor.id)
 }
 
-fn read_cursor(given: &str) -> Result<Cursor, Problem> {
+fn read_cursor(given: &str) -> Result<(Option<ProgramName>, Cursor), Problem> {
     let read = || {
-        let (at, id) = given.split_once('.')?;
-        Some(Cursor { at: at.parse().ok()?, id: id.parse().ok()? })
+        let mut parts = given.rsplitn(3, '.');
+        let (id, at) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let program = parts.next().map(str::parse).transpose().ok()?;
+        Some((program, Cursor { at, id }))
     };
     read().ok_or_else(|| {
         Problem::new(Code::BadRequest, format!("\"{}\" is no cursor of this list", short(given)))

@@ -58,7 +58,7 @@ impl Master {
     }
 
     fn ids(&self) -> Vec<u128> {
-        let query = Query { server: None, version: None, sort: Sort::Age, after: None, limit: 100 };
+        let query = Query { servers: None, version: None, sort: Sort::Age, after: None, limit: 100 };
         let page = self.it().page(&shop(), &query).unwrap_or_default();
         let mut ids: Vec<u128> = page.iter().map(|session| session.id.0).collect();
         ids.sort_unstable();
@@ -127,7 +127,7 @@ async fn the_list_and_its_data_are_there_after_a_restart_and_data_ends_with_its_
     assert!(matches!(put(master.it().clone(), 5, Condition::IsNew, "five").await, Ok(Outcome::Is(_))));
     master.again();
     assert_eq!(master.ids(), [1, 2, 5]);
-    assert_eq!(master.it().data(&shop(), SessionId(1)).unwrap(), Some((tag, b"one".to_vec())));
+    assert_eq!(master.it().data(&shop(), SessionId(1)).unwrap(), Some(Datum { tag, data: Some(b"one".to_vec()) }));
     assert_eq!(put(master.it().clone(), 1, Condition::IsNew, "other").await.unwrap(), Outcome::Stale(Some(tag)));
     master.it().end(&shop(), SessionId(1));
     assert_eq!(put(master.it().clone(), 1, Condition::Always, "late").await.unwrap_err().code, Code::SessionEnded);

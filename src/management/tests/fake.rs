@@ -152,6 +152,7 @@ impl FakeServer {
             load,
             components,
             cpu_milli: Default::default(),
+            sessions_only_here: None,
         })))
     }
 

@@ -16,16 +16,27 @@ fn session() -> Value {
 
 #[test]
 fn a_page_of_sessions_is_shown_and_the_next_is_a_cursor_away() {
-    let asked = "GET /api/v1/sessions?program=shop&limit=50&sort=age&server=app-2&version=1.4.2";
+    let asked = "GET /api/v1/sessions?limit=50&program=shop&sort=age&server=app-2&version=1.4.2";
     let page = (200, json!({"items": [session()], "next": "17.01AR"}));
     let management = Management::reciting(&[(asked, std::slice::from_ref(&page))]);
     let args = ["session", "ls", "shop", "--on", "app-2", "--version", "1.4.2"];
     let shown = ran(at(&management, &args));
     assert_eq!(shown.code, 0, "{shown:?}");
-    assert!(shown.out.starts_with("SESSION                     SERVER  VERSION  BEGUN"), "{}", shown.out);
+    assert!(shown.out.starts_with("SESSION                     PROGRAM  SERVER  VERSION  BEGUN"), "{}", shown.out);
     assert!(shown.out.contains(ID) && shown.err.contains("--cursor 17.01AR"), "{shown:?}");
     let whole = ran(at(&management, &[&args[..], &["-o", "json"]].concat()));
     assert_eq!(serde_json::from_str::<Value>(&whole.out).unwrap(), page.1);
+}
+
+#[test]
+fn sessions_are_found_by_a_component_too_and_by_nothing_at_all_they_are_not() {
+    let page = (200, json!({"items": [session()], "next": null}));
+    let asked = "GET /api/v1/sessions?limit=50&component=libssl3&sort=age";
+    let management = Management::reciting(&[(asked, std::slice::from_ref(&page))]);
+    let shown = ran(at(&management, &["session", "ls", "--component", "libssl3"]));
+    assert!(shown.code == 0 && shown.out.contains("shop"), "{shown:?}");
+    let bare = ran(at(&management, &["session", "ls"]));
+    assert!(bare.code == 2 && bare.err.contains("PROGRAM"), "{bare:?}");
 }
 
 #[test]

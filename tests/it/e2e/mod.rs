@@ -22,6 +22,7 @@ mod partition;
 mod policies;
 mod relays;
 mod servers;
+mod session_data;
 mod sessions;
 mod soak;
 mod together;

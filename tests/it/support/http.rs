@@ -12,15 +12,40 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
+impl Answer {
+    /// The first field of that name.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let fields = self.head.lines().filter_map(|line| line.split_once(": "));
+        fields.filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
 /// Asks, and reads to the end of the connection. A body that begins as a JSON object says that it is one. Answers with a length or chunked; bodies are for what is small.
 pub fn ask(address: SocketAddr, head: &str, body: &[u8], timeout: Duration) -> Result<Answer, String> {
+    ask_with(address, head, &[], body, timeout)
+}
+
+/// The same, with fields of one's own.
+pub fn ask_with(
+    address: SocketAddr,
+    head: &str,
+    fields: &[(&str, &str)],
+    body: &[u8],
+    timeout: Duration,
+) -> Result<Answer, String> {
     let told = |error: std::io::Error| format!("{address}: {error}");
     let mut stream = TcpStream::connect_timeout(&address, timeout).map_err(told)?;
     stream.set_read_timeout(Some(timeout)).map_err(told)?;
     let kind = if body.starts_with(b"{") { "Content-Type: application/json\r\n" } else { "" };
     let length = body.len();
-    let head =
-        format!("{head} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{kind}Content-Length: {length}\r\n\r\n");
+    let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let head = format!(
+        "{head} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{kind}{fields}Content-Length: {length}\r\n\r\n"
+    );
     stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)).map_err(told)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).map_err(told)?;

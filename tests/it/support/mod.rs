@@ -3,7 +3,7 @@
 
 mod block;
 pub mod cluster;
-mod http;
+pub mod http;
 pub use http::Answer;
 pub mod kept;
 pub mod load;
