@@ -34,6 +34,7 @@ use actix_web::dev::ServerHandle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::records;
 use super::session_lists::SessionLists;
 use super::settings::Settings;
 use crate::domain::names::ProgramName;
@@ -43,7 +44,7 @@ use crate::link::client::Client;
 use crate::link::identity::Identity;
 use crate::programs::ports::{PortLease, Ports};
 use crate::programs::session_url::SessionUrl;
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 
 use arrivals::{Arrivals, Came};
 use data::SessionData;
@@ -106,11 +107,12 @@ impl Keeping {
         client: &Client,
         settings: &Settings,
         ports: &Ports,
+        store: &Store,
     ) -> Result<Self, KeepingError> {
         let (disk, is_new) = Disk::open(&settings.data_dir.join("sessions"))?;
         let lists = Arc::new(SessionLists::new(settings.bounds.sessions));
         let sessions = disk.restore(lists.as_ref())?;
-        let (key, earlier) = disk.tokens()?;
+        let (key, earlier) = records::tokens(store)?;
         // One of the instances' range, so that the system gives it to nobody else between two runs.
         let wanted = match earlier {
             Some(port) => Some(ports.adopt(port)),
@@ -119,7 +121,7 @@ impl Keeping {
         let listener = port::listen(wanted.as_ref().map(PortLease::port))?;
         let at = listener.local_addr()?;
         if earlier != Some(at.port()) {
-            disk.save_port(at.port())?;
+            records::save_session_port(store, at.port())?;
         }
         if sessions > 0 {
             tracing::info!(sessions, "sessions begin again");

@@ -23,6 +23,8 @@ const MEMORIES: &str = "server/memory/";
 const SETS: &str = "server/set/";
 const MANIFESTS: &str = "server/manifest/";
 const HOOKS: &str = "server/hook/";
+const TOKEN_KEY: &str = "server/session-token-key";
+const SESSION_PORT: &str = "server/session-port";
 /// Hooks that are remembered; of older ripples nobody asks any more.
 const HOOKS_MAX: usize = 512;
 
@@ -47,6 +49,24 @@ impl Kept {
 
 pub fn save_seal(store: &Store, seal: &Seal) -> Result<(), StoreError> {
     store.put(Tree::Control, SEAL, seal)
+}
+
+/// The key that programs' session tokens are made with, and the port where they ask. Instances outlive runs with both, and
+/// a Session List that is lost: they stand with the records of instances.
+pub fn tokens(store: &Store) -> Result<([u8; 32], Option<u16>), StoreError> {
+    let key = match store.get(Tree::Control, TOKEN_KEY)? {
+        Some(key) => key,
+        None => {
+            let key: [u8; 32] = rand::random();
+            store.put(Tree::Control, TOKEN_KEY, &key)?;
+            key
+        }
+    };
+    Ok((key, store.get(Tree::Control, SESSION_PORT)?))
+}
+
+pub fn save_session_port(store: &Store, port: u16) -> Result<(), StoreError> {
+    store.put(Tree::Control, SESSION_PORT, &port)
 }
 
 pub fn placement(placement: &Placement) -> Result<Change, StoreError> {
@@ -154,4 +174,24 @@ pub fn save_failures(store: &Store, died: &[LedgerFailure], most: usize) -> Resu
         store.put(Tree::Control, FAILURES, &all)?;
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Options;
+
+    #[test]
+    fn the_key_of_tokens_and_the_port_outlive_a_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Store::open(dir.path(), "now", Options::default()).unwrap().store;
+        let key = {
+            let store = open();
+            let (key, port) = tokens(&store).unwrap();
+            assert_eq!(port, None);
+            save_session_port(&store, 7_007).unwrap();
+            key
+        };
+        assert_eq!(tokens(&open()).unwrap(), (key, Some(7_007)));
+    }
 }

@@ -95,7 +95,7 @@ pub async fn start(
     let ledger = open_ledger(&identity, &store, &settings)?;
     let client = Client::new(settings.client, secret.clone());
     let ports = Ports::new(settings.ports.clone());
-    let keeping = Keeping::open(&identity, &client, &settings, &ports)?;
+    let keeping = Keeping::open(&identity, &client, &settings, &ports, &store)?;
     let machine = machine(&identity, &store, &settings, ports, keeping.urls.clone())?;
     // Before any program begins: what no record knows could listen on its port, or answer for it.
     machine.clear_strays(kept.instances.iter().map(|record| record.name.clone()).collect()).await;

@@ -38,4 +38,4 @@ pub use mix::{Kind, Mix, Request};
 pub use plan::{Plan, Target, Url};
 pub use report::{Counts, Failure, FailureKind, Latency, Post, Report, Second, TargetReport};
 pub use run::{Running, run, start};
-pub use stream::Trust;
+pub use stream::{Anyone, Trust};

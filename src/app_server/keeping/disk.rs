@@ -1,5 +1,4 @@
-//! Owns the server's own store of sessions: their records and their data, and the key of programs' tokens. Must not know
-//! who asks.
+//! Owns the server's own store of sessions: their records and their data. Must not know who asks.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,8 +16,6 @@ const LIST: &str = "list/";
 const DATA: &str = "data/";
 const AWAY: &str = "away/";
 const MARK: &str = "mark";
-const TOKEN_KEY: &str = "token-key";
-const PORT: &str = "port";
 /// How often what changed is written.
 const WRITE_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -80,23 +77,6 @@ impl Disk {
 
     pub fn data(&self) -> Tagged {
         Tagged::new(self.store.clone(), Tree::Sessions, self.behind.asker())
-    }
-
-    /// The key that programs' tokens are made with, and the port where they ask; both outlive this run.
-    pub fn tokens(&self) -> Result<([u8; 32], Option<u16>), StoreError> {
-        let key = match self.store.get(Tree::Sessions, TOKEN_KEY)? {
-            Some(key) => key,
-            None => {
-                let key: [u8; 32] = rand::random();
-                self.store.put(Tree::Sessions, TOKEN_KEY, &key)?;
-                key
-            }
-        };
-        Ok((key, self.store.get(Tree::Sessions, PORT)?))
-    }
-
-    pub fn save_port(&self, port: u16) -> Result<(), StoreError> {
-        self.store.put(Tree::Sessions, PORT, &port)
     }
 
     /// Has all sessions begin again; how many.

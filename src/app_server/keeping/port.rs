@@ -4,10 +4,12 @@
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
+use actix_web::middleware::DefaultHeaders;
 use actix_web::web::{self, Data, Path, Payload};
 use actix_web::{App, HttpRequest, HttpResponse, HttpResponseBuilder, HttpServer};
 use bytes::Bytes;
@@ -24,6 +26,11 @@ use crate::wire::sessions::{Condition, DATA_BYTES_MAX, DataTag, Datum};
 
 /// Where data is that was written or read: at both, or at this server alone, because management did not answer.
 const STORED: &str = "Neap-Session-Stored";
+/// Clients that keep connections hear it with each answer, and stop using one in time: most cannot tell whether a request
+/// on a connection that was just closed was obeyed.
+const KEPT: (&str, &str) = ("Keep-Alive", "timeout=60");
+/// Longer than that.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const WORKERS: usize = 1;
 const CONNECTIONS: usize = 4_096;
 
@@ -56,6 +63,7 @@ pub fn serve(listener: TcpListener, desk: Desk) -> io::Result<ServerHandle> {
     let server = HttpServer::new(move || {
         App::new()
             .wrap(guard.clone())
+            .wrap(DefaultHeaders::new().add(KEPT))
             .app_data(Data::new(desk.clone()))
             .service(
                 web::resource("/v1/{token}/{id}")
@@ -68,6 +76,7 @@ pub fn serve(listener: TcpListener, desk: Desk) -> io::Result<ServerHandle> {
     });
     let server = server
         .workers(WORKERS)
+        .keep_alive(KEEP_ALIVE)
         .max_connections(CONNECTIONS)
         .shutdown_timeout(2)
         .disable_signals()

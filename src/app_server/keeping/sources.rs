@@ -21,7 +21,7 @@ use crate::wire::sessions::{Datum, ServerAt, data_path};
 /// After a management did not answer, it is not asked for so long: programs wait for it once, and not each time.
 const QUIET: Duration = Duration::from_secs(1);
 /// Between two questions where servers are.
-const SERVERS_EVERY: Duration = Duration::from_secs(5);
+const SERVERS_EVERY: Duration = Duration::from_secs(1);
 /// What management said of a server that does not answer is as good as new for so long.
 const SERVERS_FRESH: Duration = Duration::from_millis(500);
 

@@ -206,20 +206,3 @@ async fn data_that_may_be_elsewhere_is_not_made_up_here() {
     let written = run.data.write(&shop(), SessionId(1), Condition::IsNew, Some(Bytes::from("new"))).await;
     assert_eq!(written.unwrap_err().status, 503);
 }
-
-#[tokio::test]
-async fn the_key_of_tokens_and_the_port_outlive_a_run() {
-    let dir = tempfile::tempdir().unwrap();
-    let key = {
-        let (disk, is_new) = Disk::open(dir.path()).unwrap();
-        assert!(is_new);
-        disk.mark().unwrap();
-        let (key, port) = disk.tokens().unwrap();
-        assert_eq!(port, None);
-        disk.save_port(7_007).unwrap();
-        key
-    };
-    let (disk, is_new) = Disk::open(dir.path()).unwrap();
-    assert!(!is_new);
-    assert_eq!(disk.tokens().unwrap(), (key, Some(7_007)));
-}

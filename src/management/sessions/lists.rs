@@ -33,6 +33,9 @@ pub struct Lists {
     heard: HashMap<ServerName, RunId>,
     /// Servers that are telling all, and what each has named so far.
     telling: HashMap<ServerName, Telling>,
+    /// Servers that have asked whether they are to tell all, and what was listed of them since: that may have begun after
+    /// they looked what there is to tell.
+    since_asked: HashMap<ServerName, Named>,
 }
 
 struct Listed {
@@ -45,8 +48,10 @@ struct Listed {
 
 struct Telling {
     run: RunId,
-    named: HashSet<(ProgramName, SessionId)>,
+    named: Named,
 }
+
+type Named = HashSet<(ProgramName, SessionId)>;
 
 pub fn data_key(program: &ProgramName, id: SessionId) -> String {
     format!("data/{program}/{id}")
@@ -58,8 +63,8 @@ fn list_key(program: &ProgramName, id: SessionId) -> String {
 
 impl Lists {
     pub fn load(store: &Store, bounds: Bounds) -> Result<Self, StoreError> {
-        let (heard, telling) = Default::default();
-        let mut lists = Self { programs: BTreeMap::new(), bounds, heard, telling };
+        let (heard, telling, since_asked) = Default::default();
+        let mut lists = Self { programs: BTreeMap::new(), bounds, heard, telling, since_asked };
         for (key, idle) in store.scan::<WallMillis>(Tree::Sessions, IDLE)? {
             if let Ok(program) = key[IDLE.len()..].parse() {
                 lists.listed(&program).list.set_bounds(Bounds { idle, ..bounds });
@@ -96,10 +101,12 @@ impl Lists {
     pub fn told(&mut self, server: &ServerName, run: &RunId, told: ToldSessions) -> SessionsTaken {
         if told.begins {
             self.heard.remove(server);
-            self.telling.insert(server.clone(), Telling { run: run.clone(), named: HashSet::new() });
+            let named = self.since_asked.remove(server).unwrap_or_default();
+            self.telling.insert(server.clone(), Telling { run: run.clone(), named });
         }
         let tells_all = self.telling.get(server).is_some_and(|telling| telling.run == *run);
         if !tells_all && self.heard.get(server) != Some(run) {
+            self.since_asked.entry(server.clone()).or_default();
             return SessionsTaken { tell_all: true };
         }
         for told in told.programs {
@@ -157,10 +164,16 @@ impl Lists {
         }
         let home = listed.list.take(*id, from, to, *at).err();
         listed.changed.insert(*id);
-        if let Some(telling) = self.telling.get_mut(&to.server) {
-            telling.named.insert((program.clone(), *id));
-        }
+        self.name(&to.server, program, *id);
         Ok(TakenSession { home })
+    }
+
+    /// A server that tells all, or is about to, need not name this one.
+    fn name(&mut self, server: &ServerName, program: &ProgramName, id: SessionId) {
+        let telling = self.telling.get_mut(server).map(|telling| &mut telling.named);
+        for named in telling.into_iter().chain(self.since_asked.get_mut(server)) {
+            named.insert((program.clone(), id));
+        }
     }
 
     pub fn here(&self, server: &ServerName, after: Option<&(ProgramName, SessionId)>) -> SessionsHere {
@@ -208,7 +221,9 @@ impl Lists {
         if !listed.list.contains(id) && listed.list.take(id, place, place, now).is_ok() {
             listed.changed.insert(id);
         }
-        listed.list.contains(id)
+        let is_listed = listed.list.contains(id);
+        self.name(&place.server, program, id);
+        is_listed
     }
 
     /// Has its records written again as they are to be.

@@ -136,6 +136,23 @@ async fn the_list_and_its_data_are_there_after_a_restart_and_data_ends_with_its_
     assert_eq!(master.it().data(&shop(), SessionId(1)).unwrap(), None);
 }
 
+#[tokio::test]
+async fn a_session_whose_data_came_before_the_word_of_it_is_kept_when_its_server_tells_all() {
+    for begun in [false, true] {
+        let master = Master::new();
+        assert!(master.tell("a", RUN, ToldSessions::default()), "it asks");
+        if begun {
+            master.tell("a", RUN, told(true, false, is(&[1], "a")));
+        }
+        let (at, what) = (place("a"), What::Data(b"2".into()));
+        master.it().write_data(&shop(), SessionId(2), &at, Condition::IsNew, what).await.unwrap();
+        // What it took down before the session began.
+        master.tell("a", RUN, told(!begun, true, is(&[1], "a")));
+        assert_eq!(master.ids(), [1, 2]);
+        assert!(master.it().data(&shop(), SessionId(2)).unwrap().is_some());
+    }
+}
+
 #[test]
 fn a_server_that_lost_its_list_is_told_which_sessions_were_at_home_there() {
     let master = Master::new();
