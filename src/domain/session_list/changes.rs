@@ -62,8 +62,15 @@ impl SessionList {
         self.ended.is_of(id, 0)
     }
 
-    /// Every session counts as changed, for who has heard nothing of them yet.
+    /// Every session counts as changed, and those that ended a short while ago as ended just now, for who has heard nothing
+    /// of them yet.
     pub fn change_all(&mut self) {
+        if let Some(home) = self.places.first_mut() {
+            let ended = self.ended.all().map(|(at, id)| (id, 0, End::Ended, at));
+            let before = self.gone.len();
+            self.gone.extend(ended);
+            home.named += self.gone.len() - before;
+        }
         for (id, entry) in &mut self.sessions {
             Self::mark(&mut self.changed, entry, *id);
         }

@@ -41,6 +41,11 @@ impl Ended {
         }
     }
 
+    /// Those remembered, and when they ended.
+    pub fn all(&self) -> impl Iterator<Item = (WallMillis, SessionId)> {
+        self.in_order.iter().copied()
+    }
+
     fn forget_first(&mut self) {
         if let Some((at, id)) = self.in_order.pop_front()
             && self.at.get(&id) == Some(&at)

@@ -101,6 +101,24 @@ fn changes_are_told_once_each_as_it_is_now() {
 }
 
 #[test]
+fn all_counts_as_changed_and_what_has_ended_as_ended_just_now() {
+    let mut list = begun(3);
+    list.end(SessionId(2), End::Cleared, T + MINUTE);
+    list.migrate_all(T + MINUTE);
+    list.begin(SessionId(4), &place("s1", "1"), T + MINUTE);
+    list.take_changes(9);
+    list.change_all();
+    let mut copy = self::list();
+    for id in [2, 3, 4] {
+        copy.begin(SessionId(id), &place("s1", "1"), T);
+    }
+    list.take_changes(9).iter().for_each(|change| copy.apply(change));
+    let mut left: Vec<_> = copy.all().map(|session| session.id.0).collect();
+    left.sort_unstable();
+    assert_eq!((left, list.has_changes(), list.places().count()), (vec![3, 4], false, 1));
+}
+
+#[test]
 fn changes_taken_in_parts_make_the_same_list_elsewhere() {
     let (mut list, mut copy) = (begun(50), self::list());
     list.take_changes(7).iter().for_each(|change| copy.apply(change));

@@ -31,11 +31,9 @@ pub struct Lists {
     bounds: Bounds,
     /// Servers of whose present run all is heard.
     heard: HashMap<ServerName, RunId>,
-    /// Servers that are telling all, and what each has named so far.
-    telling: HashMap<ServerName, Telling>,
-    /// Servers that have asked whether they are to tell all, and what was listed of them since: that may have begun after
-    /// they looked what there is to tell.
-    since_asked: HashMap<ServerName, Named>,
+    /// Servers that are telling all, in that run of theirs. What one does not name stays: it may have moved on and wait for
+    /// its client, or have begun since the server looked what there is to tell. What has ended is named.
+    telling: HashMap<ServerName, RunId>,
 }
 
 struct Listed {
@@ -45,13 +43,6 @@ struct Listed {
     /// What servers said: `None`, it is as it was on disk.
     idle: Option<WallMillis>,
 }
-
-struct Telling {
-    run: RunId,
-    named: Named,
-}
-
-type Named = HashSet<(ProgramName, SessionId)>;
 
 pub fn data_key(program: &ProgramName, id: SessionId) -> String {
     format!("data/{program}/{id}")
@@ -63,8 +54,8 @@ fn list_key(program: &ProgramName, id: SessionId) -> String {
 
 impl Lists {
     pub fn load(store: &Store, bounds: Bounds) -> Result<Self, StoreError> {
-        let (heard, telling, since_asked) = Default::default();
-        let mut lists = Self { programs: BTreeMap::new(), bounds, heard, telling, since_asked };
+        let (heard, telling) = Default::default();
+        let mut lists = Self { programs: BTreeMap::new(), bounds, heard, telling };
         for (key, idle) in store.scan::<WallMillis>(Tree::Sessions, IDLE)? {
             if let Ok(program) = key[IDLE.len()..].parse() {
                 lists.listed(&program).list.set_bounds(Bounds { idle, ..bounds });
@@ -101,28 +92,23 @@ impl Lists {
     pub fn told(&mut self, server: &ServerName, run: &RunId, told: ToldSessions) -> SessionsTaken {
         if told.begins {
             self.heard.remove(server);
-            let named = self.since_asked.remove(server).unwrap_or_default();
-            self.telling.insert(server.clone(), Telling { run: run.clone(), named });
+            self.telling.insert(server.clone(), run.clone());
         }
-        let tells_all = self.telling.get(server).is_some_and(|telling| telling.run == *run);
+        let tells_all = self.telling.get(server) == Some(run);
         if !tells_all && self.heard.get(server) != Some(run) {
-            self.since_asked.entry(server.clone()).or_default();
             return SessionsTaken { tell_all: true };
         }
         for told in told.programs {
-            self.take_in(server, tells_all, told);
+            self.take_in(told);
         }
-        if told.ends
-            && tells_all
-            && let Some(telling) = self.telling.remove(server)
-        {
-            self.forget_unnamed(server, &telling);
+        if told.ends && tells_all {
+            self.telling.remove(server);
             self.heard.insert(server.clone(), run.clone());
         }
         SessionsTaken::default()
     }
 
-    fn take_in(&mut self, server: &ServerName, tells_all: bool, told: ProgramSessions) {
+    fn take_in(&mut self, told: ProgramSessions) {
         let ProgramSessions { program, idle_ms, changes } = told;
         if !self.programs.contains_key(&program) && self.programs.len() >= PROGRAMS_MAX {
             return;
@@ -137,23 +123,6 @@ impl Lists {
             listed.list.apply(change);
             listed.changed.insert(id_of(change));
         }
-        if tells_all && let Some(telling) = self.telling.get_mut(server) {
-            telling.named.extend(changes.iter().map(|change| (program.clone(), id_of(change))));
-        }
-    }
-
-    /// What a server does not name, when it tells all, has left it while nobody listened.
-    fn forget_unnamed(&mut self, server: &ServerName, telling: &Telling) {
-        for (program, listed) in &mut self.programs {
-            let here = listed.list.all().filter(|session| session.place.server == *server);
-            let gone = here.filter(|session| !telling.named.contains(&(program.clone(), session.id)));
-            let gone: Vec<Session> = gone.collect();
-            for session in gone {
-                // Not ended: it may be at home elsewhere, whose word on it comes.
-                listed.list.end(session.id, End::Migrated, session.seen);
-                listed.changed.insert(session.id);
-            }
-        }
     }
 
     pub fn take(&mut self, take: &TakeSession) -> Result<TakenSession, Problem> {
@@ -164,16 +133,7 @@ impl Lists {
         }
         let home = listed.list.take(*id, from, to, *at).err();
         listed.changed.insert(*id);
-        self.name(&to.server, program, *id);
         Ok(TakenSession { home })
-    }
-
-    /// A server that tells all, or is about to, need not name this one.
-    fn name(&mut self, server: &ServerName, program: &ProgramName, id: SessionId) {
-        let telling = self.telling.get_mut(server).map(|telling| &mut telling.named);
-        for named in telling.into_iter().chain(self.since_asked.get_mut(server)) {
-            named.insert((program.clone(), id));
-        }
     }
 
     pub fn here(&self, server: &ServerName, after: Option<&(ProgramName, SessionId)>) -> SessionsHere {
@@ -221,9 +181,7 @@ impl Lists {
         if !listed.list.contains(id) && listed.list.take(id, place, place, now).is_ok() {
             listed.changed.insert(id);
         }
-        let is_listed = listed.list.contains(id);
-        self.name(&place.server, program, id);
-        is_listed
+        listed.list.contains(id)
     }
 
     /// Has its records written again as they are to be.

@@ -87,16 +87,19 @@ fn a_server_tells_all_first_and_then_what_changed() {
     assert_eq!(master.it().counts(), [(shop(), server("a"), 2)]);
 }
 
-#[test]
-fn what_a_server_does_not_name_when_it_tells_all_has_left_it_but_not_what_it_took_meanwhile() {
-    let master = Master::new();
+#[tokio::test]
+async fn what_a_server_does_not_name_when_it_tells_all_stays_with_its_data_and_what_has_ended_goes() {
+    let mut master = Master::new();
     master.tell("a", RUN, told(true, true, is(&[1, 2, 3], "a")));
-    master.tell("b", RUN, told(true, true, is(&[7, 8], "b")));
-    master.tell("a", RUN_2, told(true, false, is(&[1], "a")));
-    let take = TakeSession { program: shop(), id: SessionId(7), from: place("b"), to: place("a"), at: now() };
-    assert_eq!(master.it().take(&take).unwrap().home, None);
-    master.tell("a", RUN_2, told(false, true, Vec::new()));
-    assert_eq!(master.ids(), [1, 7, 8]);
+    let (at, what) = (place("a"), What::Data(b"2".into()));
+    master.it().write_data(&shop(), SessionId(2), &at, Condition::Always, what).await.unwrap();
+    // The second has gone on elsewhere, which its client has not seen yet; the third has ended while nobody listened.
+    master.again();
+    let gone = Change::Gone { id: SessionId(3), place: place("a"), how: End::Ended, at: now() };
+    master.tell("a", RUN, told(true, true, [vec![gone], is(&[1], "a")].concat()));
+    assert_eq!(master.ids(), [1, 2]);
+    master.again();
+    assert!(master.it().data(&shop(), SessionId(2)).unwrap().is_some());
 }
 
 #[test]

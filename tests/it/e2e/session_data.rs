@@ -159,7 +159,7 @@ fn a_server_and_a_management_that_lose_their_lists_have_them_again_from_each_oth
     assert_eq!(the_session(&cluster).id, session.id);
 
     cluster.node(MANAGEMENT).stop();
-    fs::remove_dir_all(management.join("sessions")).unwrap();
+    fs::remove_dir_all(management.join("session-list")).unwrap();
     cluster.node(MANAGEMENT).start();
     cluster.until_all_up();
     assert_eq!(the_session(&cluster).id, session.id);
