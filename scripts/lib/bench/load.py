@@ -37,7 +37,7 @@ class Loaded:
 
 def wrk(contender, connections, seconds, path="/", close=False):
     """As many requests as so many connections can carry."""
-    headers = {**client.BROWSER, **({"Connection": "close"} if close else {})}
+    headers = {**client.BROWSER, **contender.headers, **({"Connection": "close"} if close else {})}
     argv = ["taskset", "-c", REST_CPU, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s"]
     for name, value in {"Host": client.HOST, **headers}.items():
         argv += ["-H", f"{name}: {value}"]

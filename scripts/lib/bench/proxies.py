@@ -83,6 +83,8 @@ class Contender:
 
     def __init__(self, name, port, processes):
         self.name, self.port, self.processes = name, port, processes
+        # What it is asked with beside a browser's own fields.
+        self.headers = {}
 
     def tasks(self):
         """Every thread of every process; of nginx also its workers."""

@@ -1,8 +1,9 @@
 """a million sessions in one list: memory, a request, a page, expiry, restart; and what a session adds to a request
 
 Runs examples/session_list.rs in release: the list that servers and management have, and the store that it begins again from.
-What a program keeps in its sessions is not counted. Then, unless --list, counts by callgrind what a request of a sticky
-session costs a node that is router and server, beside one of the same program without sessions.
+What a program keeps in its sessions is not counted. Then, unless --list, measures what a request of a sticky session costs a
+node that is router and server, beside one of the same program without sessions: CPU, in turn, round after round, and user
+instructions by callgrind.
 
 --check ends with 1 if one of them is above its goal.
 """
@@ -12,13 +13,20 @@ import os
 import pathlib
 import subprocess
 
+import client
+import load
+import measures
+import nodes
 import parts.instructions as instructions
+import proxies
 import results
 import rig
 
 SESSIONS, QUICK = 1_000_000, 100_000
-# A request of a sticky session by one of a program without any, in user instructions.
+# A request of a sticky session by one of a program without any, in CPU.
 STICKY_GOAL = 1.10
+# Rounds, seconds of each, connections.
+ROUNDS, SECONDS, CONNECTIONS = 9, 2, 64
 # Of a million; what has no goal is told.
 GOALS = {
     "bytes_per_session": (300, " B", "memory of a session, beside its data"),
@@ -60,11 +68,29 @@ def run(args):
 def sticky(args):
     """What a session adds to a request."""
     instructions.prepare()
+    rig.need({"wrk": "wrk"})
     binary, requests = rig.neap_binary(args.neap), instructions.QUICK if args.quick else (instructions.LESS, instructions.MORE)
     without = instructions.measure("node", binary, args.first_port, requests)
     with_it = instructions.measure("node", binary, args.first_port, requests, sessions="sticky")
-    detail = f"{with_it:,.0f} instructions a request, {without:,.0f} without sessions"
-    return results.Result("sticky_by_none", with_it / without, STICKY_GOAL, detail=detail)
+    plain, tagged = cpu(binary, args.first_port, 1 if args.quick else ROUNDS)
+    value = results.ratios(tagged, {"plain": plain})["plain"]
+    detail = f"{results.spread(tagged, 1e-3)} µs, {results.spread(plain, 1e-3)} µs without sessions; "
+    detail += f"{with_it:,.0f} user instructions, {without:,.0f} without"
+    return results.Result("sticky_by_none", value, STICKY_GOAL, detail=detail)
+
+
+def cpu(binary, first_port, count):
+    """Nanoseconds a request, round by round: of a program without sessions, and of one session of a sticky program."""
+    with rig.Rig(first_port) as place:
+        neap, contenders = nodes.Neap(place, binary), []
+        for policy in (None, "sticky"):
+            name = policy or "plain"
+            process, port = neap.both(name, proxies.PROXY_CPU, proxies.REST_CPU, sessions=policy)
+            contenders.append(proxies.node(name, port, process))
+        tag = client.cookie(contenders[1].port, {})
+        contenders[1].headers = {"Cookie": f"{client.BROWSER['Cookie']}; {tag}"}
+        found = measures.rounds(count, contenders, lambda one: load.wrk(one, CONNECTIONS, SECONDS))
+        return [[loaded.cpu_each for loaded in found[contender.name]] for contender in contenders]
 
 
 def build(profile):
