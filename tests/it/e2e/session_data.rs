@@ -79,10 +79,10 @@ fn the_session(cluster: &Cluster) -> SessionView {
     })
 }
 
-/// What management has of a session's data: its tag.
+/// What management has of a session's data: its tag. One that was started again may not have heard of the session yet.
 fn known_tag(cluster: &Cluster, session: &SessionView) -> Option<String> {
-    let view: SessionView = cluster.ask(&format!("sessions/{PROGRAM}/{}", session.id)).unwrap();
-    view.data.map(|data| data.tag)
+    let view = cluster.ask::<SessionView>(&format!("sessions/{PROGRAM}/{}", session.id));
+    view.ok().and_then(|view| view.data).map(|data| data.tag)
 }
 
 /// Where an instance finds session data.
