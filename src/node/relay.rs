@@ -78,6 +78,9 @@ pub async fn hand_over(running: Running, store: Option<Store>, binary: &Path, si
     let rest = Running { router: early, app_server, management };
     rest.stop().await;
     drop(store);
+    if let Some(router) = &router {
+        router.keep().await;
+    }
     let up = match heir.tell(Word::Go) {
         Ok(()) => heir.expect(Word::Up, UP_WITHIN).await,
         Err(error) => Err(error),

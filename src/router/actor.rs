@@ -41,7 +41,8 @@ pub struct Take {
     pub answer: oneshot::Sender<Held>,
 }
 
-/// Write what is not written yet: the router is about to end.
+/// Write what is not written yet, and whatever comes at once: the router is about to end, and who takes its place goes on
+/// from the file.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Keep;
@@ -69,6 +70,8 @@ enum Writing {
     Written { next: Instant },
     /// Not the newest: it is written once it is time.
     Due,
+    /// All of it, always.
+    AtOnce,
 }
 
 impl ListActor {
@@ -118,7 +121,11 @@ impl ListActor {
     }
 
     fn write_in_time(&mut self, ctx: &mut Context<Self>) {
-        let Writing::Written { next } = self.writing else { return };
+        let next = match self.writing {
+            Writing::Written { next } => next,
+            Writing::Due => return,
+            Writing::AtOnce => return self.write(),
+        };
         let pause = next.saturating_duration_since(Instant::now());
         if pause.is_zero() {
             return self.write();
@@ -141,7 +148,9 @@ impl ListActor {
         {
             warn!(path = %self.file.path().display(), %error, "the Server List cannot be kept on disk");
         }
-        self.writing = Writing::Written { next: Instant::now() + began.elapsed() * (WRITING_PART - 1) };
+        if !matches!(self.writing, Writing::AtOnce) {
+            self.writing = Writing::Written { next: Instant::now() + began.elapsed() * (WRITING_PART - 1) };
+        }
     }
 
     /// Tells management, unless the last time has not ended yet.
@@ -221,6 +230,7 @@ impl Handler<Keep> for ListActor {
 
     fn handle(&mut self, Keep: Keep, _: &mut Context<Self>) {
         self.write_what_is_due();
+        self.writing = Writing::AtOnce;
     }
 }
 

@@ -147,6 +147,10 @@ async fn lists_that_follow_each_other_closely_are_on_disk_in_the_end() {
     }
     actor.send(Keep).await.unwrap();
     assert_eq!(on_disk(), Some(stamped(1, 60)), "or when it is asked for");
+    for revision in 61..=70 {
+        take(&actor, list(1, revision, &[])).await;
+        assert_eq!(on_disk(), Some(stamped(1, revision)), "and at once from then on");
+    }
 }
 
 #[actix::test]

@@ -180,12 +180,17 @@ impl RunningRouter {
             arbiter.stop();
         }
         self.desk.stop(true).await;
-        // An actor that has ended has nothing to write.
-        let _ = self.actor.send(actor::Keep).await;
+        self.keep().await;
     }
 }
 
 impl RunningRouter {
+    /// Has all that it knows on disk from now on: who takes its place begins with that.
+    pub async fn keep(&self) {
+        // An actor that has ended has nothing to write.
+        let _ = self.actor.send(actor::Keep).await;
+    }
+
     /// Leaves its place to another process, which has its sockets: it takes no more connections, and each that it has
     /// stays until its next answer, or until it has been idle for `client_idle`: none is closed for the sake of this, for a
     /// request might be on its way. Management hears no more of it.
