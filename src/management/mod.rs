@@ -8,6 +8,7 @@ mod components;
 mod control;
 mod drain_asks;
 mod flights;
+mod glob;
 mod hooks;
 mod list_actor;
 mod node_asks;

@@ -180,7 +180,8 @@ impl RunningRouter {
             arbiter.stop();
         }
         self.desk.stop(true).await;
-        self.keep().await;
+        // An actor that has ended has nothing to write.
+        let _ = self.actor.send(actor::Keep).await;
     }
 }
 

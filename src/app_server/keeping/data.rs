@@ -18,7 +18,7 @@ use super::Lists;
 use super::arrivals::{Arrivals, Came};
 use super::away::Away;
 use super::disk::{Disk, data_key};
-use super::sources::{Sources, Word, datum_of};
+use super::sources::{Before, Sources, Word, datum_of};
 use super::teller::{Links, Taken};
 use super::turns::Turns;
 use crate::domain::names::{ProgramName, ServerName};
@@ -138,7 +138,7 @@ impl SessionData {
             Word::Nobody => false,
         };
         if let Some(peer) = self.inner.arrivals.from(program, id) {
-            self.take_peers(program, id, &peer).await?;
+            self.take_peers(program, id, &peer, is_asked).await?;
             self.inner.arrivals.arrived(program, id, &peer);
         }
         Ok(is_asked)
@@ -174,11 +174,27 @@ impl SessionData {
     }
 
     /// Takes what the server has where the session was, if that is later; management is given it.
-    async fn take_peers(&self, program: &ProgramName, id: SessionId, peer: &ServerName) -> Result<(), Problem> {
-        let there = self.inner.sources.ask_peer(peer, program, id).await.map_err(|why| {
+    async fn take_peers(
+        &self,
+        program: &ProgramName,
+        id: SessionId,
+        peer: &ServerName,
+        is_asked: bool,
+    ) -> Result<(), Problem> {
+        let unknown = |why: String| {
             Problem::new(Code::Unavailable, format!("the data of session {id} may be on {peer}: {why}"))
                 .hint("it is found when that server answers, or management says that it is down")
-        })?;
+        };
+        let there = match self.inner.sources.ask_peer(peer, program, id).await.map_err(unknown)? {
+            Before::Has(there) => there,
+            Before::Gone if is_asked => None,
+            Before::Gone => {
+                let why = format!(
+                    "{peer}, where session {id} was, is gone, and management, which has its data, does not answer"
+                );
+                return Err(Problem::new(Code::Unavailable, why).hint("it is found when management answers"));
+            }
+        };
         let here = self.local(program, id)?.map(|datum| datum.tag);
         if let Some(later) = there.filter(|there| here.is_none_or(|here| there.tag > here)) {
             self.inner.away.note(program, id).await?;
@@ -259,6 +275,17 @@ impl SessionData {
             Outcome::Is(tag) => Ok(Written::Is { tag, only_here: true }),
             Outcome::Removed(_) => Ok(Written::Removed { only_here: true }),
             Outcome::Stale(now) => Ok(Written::Stale(now)),
+        }
+    }
+
+    /// What another server is told to which the session has moved on: what is here, if that is all there was to come.
+    pub fn for_peer(&self, program: &ProgramName, id: SessionId) -> Result<Option<Datum>, Problem> {
+        match self.inner.arrivals.from(program, id) {
+            None => self.local(program, id),
+            Some(before) => {
+                let why = format!("the data of session {id} has not come here from {before} yet");
+                Err(Problem::new(Code::Unavailable, why))
+            }
         }
     }
 

@@ -166,6 +166,20 @@ async fn a_server_that_is_gone_holds_nobody_up_unless_it_has_what_nobody_else_ha
 }
 
 #[actix_web::test]
+async fn what_management_alone_has_is_not_made_up_while_it_is_late() {
+    for is_down in [false, true] {
+        let (dir, management) = (tempfile::tempdir().unwrap(), Other::begin(Some(datum(1, "one"))));
+        management.says(nowhere(), is_down, Some(0));
+        management.slow(true);
+        let run = moved(dir.path(), &management);
+        let problem = loaded(&run).await.unwrap_err();
+        assert!(problem.status == 503 && problem.detail.contains("management, which has its data"), "{problem:?}");
+        // Nor told to the next server as all that there is.
+        assert_eq!(run.data.for_peer(&shop(), ID).unwrap_err().status, 503);
+    }
+}
+
+#[actix_web::test]
 async fn what_was_removed_elsewhere_does_not_come_back() {
     let (dir, management) = (tempfile::tempdir().unwrap(), Other::begin(Some(datum(1, "one"))));
     let before = Other::begin(Some(Datum { data: None, ..datum(2, "") }));

@@ -183,7 +183,7 @@ pub async fn for_peers(data: Data<SessionData>, path: Path<(String, String)>) ->
     let unknown = || Problem::new(Code::UnknownSession, "that is no session");
     let (program, id) = (program.parse().map_err(|_| unknown())?, id.parse().map_err(|_| unknown())?);
     let none = || Problem::new(Code::NoSessionData, format!("session {id} has no data here"));
-    match data.local(&program, id)? {
+    match data.for_peer(&program, id)? {
         Some(Datum { tag, data: Some(data) }) => {
             Ok(HttpResponse::Ok().insert_header((ETAG, tag.to_string())).body(data))
         }

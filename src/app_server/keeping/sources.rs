@@ -31,6 +31,13 @@ pub enum Word {
     Nobody,
 }
 
+/// What the server says where a session was before.
+pub enum Before {
+    Has(Option<Datum>),
+    /// It is gone, and what it had management has.
+    Gone,
+}
+
 /// Those that are asked.
 pub struct Sources {
     links: Links,
@@ -47,17 +54,11 @@ impl Sources {
         Self { links, lists, servers, servers_asked, quiet_until }
     }
 
-    /// What that server has itself; nothing, where it is gone. `Err`: why it cannot be said: what it was given and nobody
-    /// else was may still come back.
+    /// What that server has itself. `Err`: why it cannot be said: what it was given and nobody else was may still come back.
     ///
     /// It is gone when management says that it is down, or when nothing listens there any more and management has been
     /// given all that it had, as it said with its last heartbeat.
-    pub async fn ask_peer(
-        &self,
-        peer: &ServerName,
-        program: &ProgramName,
-        id: SessionId,
-    ) -> Result<Option<Datum>, String> {
+    pub async fn ask_peer(&self, peer: &ServerName, program: &ProgramName, id: SessionId) -> Result<Before, String> {
         if !lock(&self.servers).contains_key(peer) {
             self.ask_servers(SERVERS_FRESH).await;
         }
@@ -66,7 +67,8 @@ impl Sources {
             None => ("nobody has said where that is".to_owned(), false),
             Some(at) => match self.links.client.get(&format!("http://{at}{}", data_path(program, id))).await {
                 Ok(answer) if matches!(answer.status, 200 | 404) => {
-                    return datum_of(peer.as_str(), &answer).map_err(|problem| problem.to_string());
+                    let datum = datum_of(peer.as_str(), &answer).map_err(|problem| problem.to_string())?;
+                    return Ok(Before::Has(datum));
                 }
                 Ok(answer) => (format!("it answered {}", answer.status), false),
                 Err(error) => {
@@ -85,7 +87,7 @@ impl Sources {
             told => {
                 let is_down = told.is_none_or(|told| told.is_down);
                 tracing::warn!(server = %peer, %program, %id, %why, is_down, "session data is not looked for there");
-                Ok(None)
+                Ok(Before::Gone)
             }
         }
     }
