@@ -64,7 +64,7 @@ fn a_thousand_carts_in_shared_sessions_come_through_a_ripple_whole() {
 
 #[test]
 fn a_thousand_carts_in_sticky_sessions_stay_until_they_end_and_are_whole() {
-    let (cluster, account) = upgraded_with_clients(|version| cart_node(version, "20s"), leaving_carts());
+    let (cluster, account) = upgraded_with_clients(|version| cart_node(version, "10s"), leaving_carts());
     no_session_lost(&account);
     let sessions = cluster.receipt(&cluster.last_ripple("cart-node").id.to_string()).sessions;
     assert!(sessions.finished > 0 && sessions.cut == 0, "{sessions:?}");
