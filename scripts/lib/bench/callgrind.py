@@ -34,8 +34,8 @@ def version():
 
 
 def wrapper(folder):
-    """What to put before a command; its counts go to `folder`."""
-    return ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/callgrind", "--quiet"]
+    """What to put before a command; its counts go to `folder`, thread by thread."""
+    return ["valgrind", "--tool=callgrind", "--separate-threads=yes", f"--callgrind-out-file={folder}/callgrind", "--quiet"]
 
 
 class Counts:
@@ -45,11 +45,21 @@ class Counts:
         self.folder, self.process, self.looks = folder, process, 0
 
     def look(self):
-        """Instructions since the last look, or the start, and the file that tells where."""
+        """Instructions of each thread since the last look, or the start, and the file that tells where: {thread: (count, path)}."""
         self.looks += 1
         ran = subprocess.run(["callgrind_control", "--dump", str(self.process.pid)], capture_output=True, text=True)
-        path = self.folder / f"callgrind.{self.looks}"
-        found = TOTALS.findall(path.read_text(errors="replace")) if path.exists() else []
+        found = {}
+        for path in self.folder.glob(f"callgrind.{self.looks}-*"):
+            totals = TOTALS.findall(path.read_text(errors="replace"))
+            if totals:
+                found[path.suffix.rpartition("-")[2]] = (int(totals[-1]), path)
         if not found:
             raise Trouble(f"{self.process.name} told no counts:\n{ran.stdout}{ran.stderr}{self.process.tail()}")
-        return int(found[-1]), path
+        return found
+
+
+def busiest(looks):
+    """The thread that was at work in all of these looks: the worker, while requests are sent to a node that has one. Others
+    may do more in one of them."""
+    everywhere = set.intersection(*(set(look) for look in looks))
+    return max(everywhere, key=lambda thread: min(look[thread][0] for look in looks))

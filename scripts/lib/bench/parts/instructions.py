@@ -1,9 +1,10 @@
 """user instructions per request and hop, by callgrind: repeatable, so a gate
 
 A router alone, a server alone, and one node that is both, each with one worker under valgrind, each asked for an exact number
-of requests twice, 10,000 and 30,000: 1 KiB answers, a browser's headers, connections kept. The difference of the two counts,
-by the difference of the requests, is what a request costs. Before, the node is left alone until what it does after its start is
-done; what it does unasked then, such as to report, is taken off by time, for under valgrind a request has fifty times as much of it.
+of requests twice, 10,000 and 30,000: 1 KiB answers, a browser's headers, connections kept. The difference of the two counts of
+the thread that answers, by the difference of the requests, is what a request costs. Before, the node is left alone until what it
+does after its start is done; what that thread does unasked then, such as to look at the time, is taken off by time, for under
+valgrind a request has fifty times as much of it.
 
 --check ends with 1 if one of them is above its goal.
 """
@@ -88,27 +89,32 @@ def measure(kind, binary, first_port, requests=(LESS, MORE), profile=None, chang
         with client.Client(port, CONNECTIONS) as clients:
             clients.send(WARM_UP, request, upstream.SIZES["/"])
             at_rest = rest(counts)
-            taken = []
+            looks, seconds = [], []
             for count in requests:
                 begin = time.monotonic()
                 clients.send(count, request, upstream.SIZES["/"])
-                instructions, path = counts.look()
-                taken.append(instructions - at_rest * (time.monotonic() - begin))
+                looks.append(counts.look())
+                seconds.append(time.monotonic() - begin)
+            worker = callgrind.busiest(looks)
+            taken = [look[worker][0] - at_rest.get(worker, 0) * each for look, each in zip(looks, seconds)]
+            path = looks[1][worker][1]
         if profile:
             keep(pathlib.Path(profile), kind, path, requests[1])
         return (taken[1] - taken[0]) / (requests[1] - requests[0])
 
 
 def rest(counts):
-    """Waits until what a node does after its start is done; what it goes on to do unasked, in instructions a second."""
+    """Waits until what a node does after its start is done; what its threads go on to do unasked, in instructions a second."""
     counts.look()
     before = None
     for _ in range(RESTS):
         begin = time.monotonic()
         time.sleep(REST)
-        rate = counts.look()[0] / (time.monotonic() - begin)
+        look, seconds = counts.look(), time.monotonic() - begin
+        rates = {thread: count / seconds for thread, (count, _) in look.items()}
+        rate = sum(rates.values())
         if rate < REST_MOST or (before is not None and rate > before * REST_AGAIN):
-            return rate
+            return rates
         before = rate
     raise rig.Trouble(f"the node does not come to rest: {rate:,.0f} instructions a second unasked")
 
