@@ -135,6 +135,13 @@ impl Decoder {
         }
     }
 
+    /// Tells that so many bytes of a body of known length went another way, at most those that are left.
+    pub fn skip(&mut self, bytes: u64) {
+        if let State::Length(left) = self.state {
+            self.state = self.after_data(left - bytes);
+        }
+    }
+
     /// Tells that the connection has ended; whether the body is whole.
     pub fn end(&mut self) -> bool {
         if self.state == State::UntilClose {

@@ -10,6 +10,7 @@ use super::body::{Decoder, write_chunk};
 use super::buffer::{BUFFER_BYTES, Input};
 use super::head::has_end;
 use super::inbound::{Outbound, poll_fill};
+use super::splice::{LEAST_BYTES, Passed, Pipe};
 
 /// A piece of body up to this size is copied behind the head, which is cheaper than telling the kernel of two pieces.
 const COPIED_BYTES: usize = 4 * 1024;
@@ -97,12 +98,32 @@ pub(super) async fn body(
         if sent.get() > LARGE_BYTES {
             outbound.keep_little_unsent();
         }
+        if let Some(pipe) = pipe_for(decoder, outbound, chunked) {
+            outbound.keep_little_unsent();
+            let left = decoder.left().unwrap_or(0);
+            let count = |bytes| {
+                decoder.skip(bytes);
+                sent.set(sent.get() + bytes);
+            };
+            // In a box of its own: few requests need its room, and all would pay for it.
+            match Box::pin(pipe.pass(reader.as_ref(), outbound, left, count)).await {
+                Passed::All => return Relayed::Whole,
+                Passed::Short => return Relayed::Truncated,
+                Passed::Refused => return Relayed::ClientLeft,
+            }
+        }
         match poll_fn(|cx| poll_fill(reader, input, cx)).await {
             Ok(1..) => {}
             Ok(0) if decoder.end() => {}
             _ => return Relayed::Truncated,
         }
     }
+}
+
+/// A pipe, where the rest of a body can go through one and is worth it. What was read of it is written.
+fn pipe_for(decoder: &Decoder, outbound: &Outbound<'_>, chunked: bool) -> Option<Pipe> {
+    let large = decoder.left().is_some_and(|left| left >= LEAST_BYTES);
+    if large && !chunked && outbound.writer.is_plain() { Pipe::new() } else { None }
 }
 
 /// Gives the client what was good before the break.

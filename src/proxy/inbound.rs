@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use tokio::net::TcpStream;
 
 use super::buffer::Input;
 use super::seats::{Seat, Timer};
+use super::splice;
 use super::stream::{Reader, Stream, Writer};
 
 /// A peer that takes less in all the time it has has stopped reading, or wants to hold what it has.
@@ -244,6 +246,37 @@ impl<'c> Outbound<'c> {
                     Poll::Pending => {
                         self.stalled.get_or_insert_with(Instant::now);
                         return poll_taken(self.writer.tcp(), &mut waits, &mut self.timer, self.stall)
+                            .map(|()| Err(io::ErrorKind::TimedOut.into()));
+                    }
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// Writes so many bytes that are in a pipe; for a plain socket.
+    pub async fn write_from(&mut self, pipe: &OwnedFd, mut bytes: usize) -> io::Result<()> {
+        let mut waits = None;
+        poll_fn(|cx| {
+            let tcp = self.writer.tcp();
+            while bytes > 0 {
+                match tcp.try_io(Interest::WRITABLE, || splice::moved(pipe, tcp, bytes)) {
+                    Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Ok(written) => {
+                        bytes -= written;
+                        waits = None;
+                        continue;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+                match tcp.poll_write_ready(cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => {
+                        self.stalled.get_or_insert_with(Instant::now);
+                        return poll_taken(tcp, &mut waits, &mut self.timer, self.stall)
                             .map(|()| Err(io::ErrorKind::TimedOut.into()));
                     }
                 }

@@ -38,6 +38,7 @@ mod race;
 mod response;
 mod seats;
 mod serve;
+mod splice;
 mod stream;
 mod tls;
 mod tunnel;

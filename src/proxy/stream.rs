@@ -78,6 +78,11 @@ impl Writer<'_> {
         }
     }
 
+    /// Whether what is written here goes to the socket as it is.
+    pub fn is_plain(&self) -> bool {
+        matches!(self, Self::Plain(_))
+    }
+
     /// Writes what is taken at once; an error of `WouldBlock`: it must be waited for.
     #[inline]
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {

@@ -5,6 +5,7 @@ mod clients;
 mod connections;
 mod cuts;
 mod idle;
+mod large;
 mod parking;
 mod refusals;
 mod stalls;

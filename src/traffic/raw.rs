@@ -72,8 +72,7 @@ impl Raw {
         let address = addresses.next().ok_or_else(|| io::Error::from(ErrorKind::AddrNotAvailable))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-        // At each of its edges, so that it need not be read.
-        epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+        epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), epoll::EventFlags::IN)?;
         let lines = (0..connections).map(|_| Line::default()).collect();
         let request = head(&lane.target);
         let (idle, waiting) = ((0..connections).rev().collect(), VecDeque::new());
@@ -89,7 +88,7 @@ impl Raw {
         let schedule = Schedule::new(self.lane.target.rate, duration);
         let mut events = Vec::with_capacity(EVENTS);
         let (begun, mut number, mut looked) = (Instant::now(), 0, Instant::now());
-        self.tick(Duration::from_secs_f64(1.0 / self.lane.target.rate))?;
+        tick(&self.timer, Duration::from_secs_f64(1.0 / self.lane.target.rate))?;
         let mut due = schedule.due(number);
         loop {
             let now = Instant::now();
@@ -117,18 +116,15 @@ impl Raw {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
-            for event in events.iter().map(|event: &epoll::Event| event.data.u64()).filter(|data| *data != TIMER) {
+            for event in events.iter().map(|event: &epoll::Event| event.data.u64()) {
+                if event == TIMER {
+                    ticked(&self.timer);
+                    continue;
+                }
                 self.readable(event as usize);
                 self.catch_up();
             }
         }
-    }
-
-    fn tick(&self, every: Duration) -> io::Result<()> {
-        let every = Timespec::try_from(every).map_err(io::Error::other)?;
-        let periodic = Itimerspec { it_interval: every, it_value: every };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &periodic)?;
-        Ok(())
     }
 
     /// A request is due: sends it, or lets it wait for a connection.
@@ -316,6 +312,19 @@ impl Line {
     }
 }
 
+/// Has the timer tick so often, from now on.
+fn tick(timer: &OwnedFd, every: Duration) -> io::Result<()> {
+    let every = Timespec::try_from(every).map_err(io::Error::other)?;
+    let periodic = Itimerspec { it_interval: every, it_value: every };
+    timerfd_settime(timer, TimerfdTimerFlags::empty(), &periodic)?;
+    Ok(())
+}
+
+/// Takes the timer's tick. The kernel has it tick again only once it was read.
+fn ticked(timer: &OwnedFd) {
+    let _ = rustix::io::read(timer, &mut [0; 8]);
+}
+
 /// Reads a head with its length; `None` while it is not whole.
 fn parse(bytes: &[u8]) -> Result<Option<(usize, Answer)>, Trouble> {
     let bad = |what: &str| Err(Trouble::new(FailureKind::Protocol, what));
@@ -355,6 +364,21 @@ mod tests {
 
     fn line() -> Line {
         Line { due: Some(Instant::now()), ..Line::default() }
+    }
+
+    #[test]
+    fn the_timer_ticks_on() {
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC).unwrap();
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), epoll::EventFlags::IN).unwrap();
+        tick(&timer, Duration::from_micros(100)).unwrap();
+        let most = Timespec::try_from(Duration::from_secs(20)).unwrap();
+        for _ in 0..3 {
+            let mut events: Vec<epoll::Event> = Vec::with_capacity(1);
+            epoll::wait(&epoll, spare_capacity(&mut events), Some(&most)).unwrap();
+            assert_eq!(events.len(), 1);
+            ticked(&timer);
+        }
     }
 
     #[test]
