@@ -110,7 +110,7 @@ def one_node(setting):
 
 def saturation(setting):
     with setting.place() as place:
-        contenders = three(place, setting, upstream.start(place, proxies.REST_CPU))
+        contenders = three(place, setting, upstream.lean(place, proxies.REST_CPU))
         found = rounds(setting.rounds, contenders, lambda one: load.wrk(one, 256, setting.seconds))
         ours, others = split(found, lambda loaded: loaded.rate)
         idle = {name: statistics.median(loaded.idle[proxies.REST_CPU] for loaded in every) for name, every in found.items()}
@@ -125,7 +125,7 @@ def saturation(setting):
 def latency(setting):
     """Open loop, with the upstream's own, which is asked at the same rate in the same round."""
     with setting.place() as place:
-        origin = upstream.start(place, proxies.REST_CPU)
+        origin = upstream.lean(place, proxies.REST_CPU)
         contenders = three(place, setting, origin)
         direct = proxies.Contender("direct", origin, [])
         rates = [load.wrk(one, 256, setting.seconds).rate for one in contenders[1:] for _ in range(1 if setting.quick else 3)]

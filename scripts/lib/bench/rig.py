@@ -65,10 +65,20 @@ def neap_binary(given):
         if not os.access(path, os.X_OK):
             raise Trouble(f"{path} cannot be run")
         return path
-    built = subprocess.run(["cargo", "build", "--locked", "--release", "--bin", "neap"], cwd=ROOT)
-    if built.returncode != 0:
-        raise Trouble("neap does not build")
-    return pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"), "release", "neap").resolve()
+    return build("release", "--bin", "neap") / "neap"
+
+
+def example(name, profile="release"):
+    """One of the tree's examples, built."""
+    return build(profile, "--example", name) / "examples" / name
+
+
+def build(profile, *what):
+    """Where cargo puts what it has built."""
+    if subprocess.run(["cargo", "build", "--locked", "--profile", profile, *what], cwd=ROOT).returncode != 0:
+        raise Trouble(f"{what[-1]} does not build")
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    return (target / ("debug" if profile == "dev" else profile)).resolve()
 
 
 class Rig:

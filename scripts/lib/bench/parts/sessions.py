@@ -9,8 +9,6 @@ instructions by callgrind.
 """
 
 import json
-import os
-import pathlib
 import subprocess
 
 import client
@@ -49,7 +47,7 @@ def options(parser):
 
 
 def run(args):
-    program = build("dev" if args.debug else "release")
+    program = rig.example("session_list", "dev" if args.debug else "release")
     count = QUICK if args.quick else SESSIONS
     ran = subprocess.run([program, str(count)], capture_output=True, text=True)
     if ran.returncode != 0:
@@ -91,11 +89,3 @@ def cpu(binary, first_port, count):
         contenders[1].headers = {"Cookie": f"{client.BROWSER['Cookie']}; {tag}"}
         found = measures.rounds(count, contenders, lambda one: load.wrk(one, CONNECTIONS, SECONDS))
         return [[loaded.cpu_each for loaded in found[contender.name]] for contender in contenders]
-
-
-def build(profile):
-    command = ["cargo", "build", "--locked", "--profile", profile, "--example", "session_list"]
-    if subprocess.run(command, cwd=rig.ROOT).returncode != 0:
-        raise rig.Trouble("examples/session_list.rs does not build")
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", rig.ROOT / "target"))
-    return target / ("debug" if profile == "dev" else profile) / "examples" / "session_list"
