@@ -2,6 +2,7 @@
 once, in an order that turns, so that what the machine does meanwhile is everybody's."""
 
 import statistics
+import time
 
 import client
 import churn
@@ -15,7 +16,7 @@ from results import Result, against_the_better, ratios, spread
 
 # The generator's core must have been idle for this much, or what was measured is the generator.
 IDLE_LEAST = 0.10
-IDLE_CONNECTIONS = 5_000
+IDLE_CONNECTIONS, IDLE_SECONDS = 5_000, 2
 TRAFFIC_CONNECTIONS = 64
 PAIRS = 9
 
@@ -206,6 +207,8 @@ def idle_memory(setting):
                 clients.send(1_000, request, length)
             before = contender.rss()
             with client.Idle(contender.port, count, request, length):
+                # Connections count as idle once they have been so for a moment: neap parks them then.
+                time.sleep(IDLE_SECONDS)
                 return (contender.rss() - before) / count
 
         # Memory once taken is kept, so that only a process's first time tells: each is asked once.

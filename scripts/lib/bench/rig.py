@@ -59,13 +59,13 @@ def search_path():
 
 
 def neap_binary(given):
-    """The binary as shipped: the one named, or the release build of this tree."""
+    """The binary as shipped: the one named, or this tree's of the profile `dist`."""
     if given:
         path = pathlib.Path(given).resolve()
         if not os.access(path, os.X_OK):
             raise Trouble(f"{path} cannot be run")
         return path
-    return build("release", "--bin", "neap") / "neap"
+    return build("dist", "--bin", "neap") / "neap"
 
 
 def example(name, profile="release"):
