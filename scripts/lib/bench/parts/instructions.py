@@ -6,7 +6,7 @@ the thread that answers, by the difference of the requests, is what a request co
 does after its start is done; what that thread does unasked then, such as to look at the time, is taken off by time, for under
 valgrind a request has fifty times as much of it.
 
---check ends with 1 if one of them is above its goal.
+--check ends with 1 if one of them is above its goal. On a busy machine fewer requests come at once, and each costs a little more.
 """
 
 import pathlib
@@ -46,6 +46,7 @@ FROM_ROUTER = {
 def options(parser):
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(NAMES)}; without one, all of them")
     parser.add_argument("--check", action="store_true", help=f"end with 1 if one is above {GOAL}")
+    parser.add_argument("--allow", type=float, default=0, metavar="PERCENT", help="that --check lets be above it")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK[0]:,} and {QUICK[1]:,} requests, which tells the same to 2 %%")
     parser.add_argument("--profile", metavar="DIR", help="tell here where they go: callgrind's files, for callgrind_annotate, and a table by areas")
 
@@ -60,7 +61,7 @@ def run(args):
     for kind in args.kinds or NAMES:
         count = measure(kind, binary, args.first_port, QUICK if args.quick else (LESS, MORE), args.profile)
         holds = count <= GOAL
-        over += not holds
+        over += count > GOAL * (1 + args.allow / 100)
         print(f"{NAMES[kind]:30} {count:9,.0f} a request   goal {GOAL:,}   {'holds' if holds else 'does not hold'}", flush=True)
     return 1 if args.check and over else 0
 
