@@ -115,8 +115,8 @@ impl Sessions {
             return;
         }
         let (Ok(server), Ok(version)) = (tag.server().parse(), tag.version().parse()) else { return };
-        let (program, to) = (self.program.clone(), self.place.clone());
-        self.list.came(|| Came { program, id: tag.id, from: Place { server, version }, to });
+        let (program, to, issued) = (self.program.clone(), self.place.clone(), tag.issued);
+        self.list.came(|| Came { program, id: tag.id, from: Place { server, version }, to, issued });
     }
 }
 

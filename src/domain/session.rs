@@ -3,11 +3,13 @@
 
 mod cookies;
 mod date;
+mod gone;
 mod id;
 mod key;
 mod tag;
 
 pub use cookies::{Cookies, ProgramCookie, set_by_program};
+pub use gone::is_gone_with_nothing;
 pub use id::{AsItself, BadSessionId, SessionId};
 pub use key::{Key, KeyNumber, Keys};
 pub use tag::{BadTag, HeldTag, TAG_LEN_MAX, Tag};

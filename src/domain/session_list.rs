@@ -206,7 +206,7 @@ impl SessionList {
     pub fn end(&mut self, id: SessionId, how: End, now: WallMillis) -> bool {
         let was_here = self.remove(id, how, now).is_some();
         if how != End::Migrated && !was_here {
-            self.ended.remember(id, now);
+            self.ended.remember(id, how, now);
         }
         was_here
     }
@@ -326,7 +326,7 @@ impl SessionList {
         if how != End::Migrated {
             self.lives.ended(entry.begun, now);
             self.finished += 1;
-            self.ended.remember(id, now);
+            self.ended.remember(id, how, now);
         }
         Some(entry)
     }

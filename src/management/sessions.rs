@@ -43,7 +43,7 @@ impl Sessions {
         }
         let store = opened.store;
         let bounds = Bounds { idle: IDLE_DEFAULT, sessions: most };
-        let lists = Arc::new(Mutex::new(Lists::load(&store, bounds)?));
+        let lists = Arc::new(Mutex::new(Lists::load(&store, bounds, now())?));
         let ours = Arc::clone(&lists);
         let due = Box::new(move || lock(&ours).due(now()));
         let behind = Behind::begin(store.clone(), "session-list", WRITE_INTERVAL, due)
@@ -59,7 +59,7 @@ impl Sessions {
 
     /// A server tells what happened.
     pub fn told(&self, server: &ServerName, run: &RunId, told: ToldSessions) -> SessionsTaken {
-        self.lock().told(server, run, told)
+        self.lock().told(server, run, told, now())
     }
 
     /// A session moves to another server (protocol P16).

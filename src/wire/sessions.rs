@@ -60,6 +60,9 @@ pub struct TakeSession {
     pub from: Place,
     pub to: Place,
     pub at: WallMillis,
+    /// When its tag was made: it lived then.
+    #[serde(default)]
+    pub issued: WallMillis,
 }
 
 /// The answer to [`TakeSession`].

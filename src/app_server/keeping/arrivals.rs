@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
 use crate::domain::names::{ProgramName, ServerName};
-use crate::domain::session::{Place, SessionId};
+use crate::domain::session::{Place, SessionId, WallMillis};
 
 /// Sessions of which is remembered where they came from; the first are forgotten.
 const CAME_MAX: usize = 100_000;
@@ -23,6 +23,8 @@ pub struct Came {
     pub id: SessionId,
     pub from: Place,
     pub to: Place,
+    /// When its tag was made.
+    pub issued: WallMillis,
 }
 
 /// Those that have come.

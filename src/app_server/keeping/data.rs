@@ -99,8 +99,8 @@ impl SessionData {
     }
 
     async fn take(&self, came: Came) {
-        let Came { program, id, from, to } = came;
-        match self.inner.links.take(&program, id, from, to).await {
+        let (program, id) = (came.program.clone(), came.id);
+        match self.inner.links.take(came).await {
             Taken::Here => {}
             Taken::At(home) => {
                 // Another server was faster: it has the session, and this one no more than a request of it.

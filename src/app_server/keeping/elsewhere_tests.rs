@@ -111,7 +111,7 @@ fn moved(dir: &std::path::Path, management: &Other) -> Run {
     let run = Run::below(dir, vec![management.url()]);
     run.lists.begin(1);
     let from = Place { server: "s2".parse().unwrap(), ..place() };
-    run.arrivals.tell(Came { program: shop(), id: ID, from, to: place() });
+    run.arrivals.tell(Came { program: shop(), id: ID, from, to: place(), issued: super::now() });
     run
 }
 

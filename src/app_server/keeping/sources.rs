@@ -12,7 +12,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use super::Lists;
 use super::teller::Links;
 use crate::domain::names::{ProgramName, ServerName};
-use crate::domain::session::SessionId;
+use crate::domain::session::{self, SessionId};
 use crate::link::client::{Answer, LinkError};
 use crate::wire::messages::ToManagement;
 use crate::wire::problem::{Code, Problem};
@@ -82,14 +82,12 @@ impl Sources {
             return Err(format!("{why}, and management does not say whether it is down"));
         }
         let told = lock(&self.servers).get(peer).cloned();
-        match told {
-            Some(ServerAt { is_down: false, only_there, .. }) if !(is_refused && only_there == Some(0)) => Err(why),
-            told => {
-                let is_down = told.is_none_or(|told| told.is_down);
-                tracing::warn!(server = %peer, %program, %id, %why, is_down, "session data is not looked for there");
-                Ok(Before::Gone)
-            }
+        let is_down = told.as_ref().is_none_or(|told| told.is_down);
+        if !session::is_gone_with_nothing(is_refused, is_down, told.and_then(|told| told.only_there)) {
+            return Err(why);
         }
+        tracing::warn!(server = %peer, %program, %id, %why, is_down, "session data is not looked for there");
+        Ok(Before::Gone)
     }
 
     /// Asks the first management that answers.

@@ -8,10 +8,10 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::Lists;
+use super::arrivals::Came;
 use super::data::SessionData;
 use super::disk::Disk;
-use crate::domain::names::ProgramName;
-use crate::domain::session::{Place, SessionId};
+use crate::domain::session::Place;
 use crate::domain::session_list::Change;
 use crate::link::client::Client;
 use crate::link::identity::Identity;
@@ -45,8 +45,9 @@ impl Links {
     }
 
     /// Takes a session that moves here. With no management to ask it is taken: what its tag says is all that is known.
-    pub async fn take(&self, program: &ProgramName, id: SessionId, from: Place, to: Place) -> Taken {
-        let take = TakeSession { program: program.clone(), id, from, to, at: super::now() };
+    pub async fn take(&self, came: Came) -> Taken {
+        let Came { program, id, from, to, issued } = came;
+        let take = TakeSession { program, id, from, to, at: super::now(), issued };
         let message = ToManagement::TakeSession(Box::new(take));
         for management in &self.management {
             match self.ask::<TakenSession>(management, &message).await {

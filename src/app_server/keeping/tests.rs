@@ -200,7 +200,7 @@ async fn data_that_may_be_elsewhere_is_not_made_up_here() {
     let run = Run::begin(dir.path());
     run.lists.begin(1);
     let from = Place { server: "s2".parse().unwrap(), ..place() };
-    run.arrivals.tell(Came { program: shop(), id: SessionId(1), from, to: place() });
+    run.arrivals.tell(Came { program: shop(), id: SessionId(1), from, to: place(), issued: now() });
     let problem = run.data.load(&shop(), SessionId(1)).await.unwrap_err();
     assert!(problem.status == 503 && problem.detail.contains("may be on s2"), "{problem:?}");
     let written = run.data.write(&shop(), SessionId(1), Condition::IsNew, Some(Bytes::from("new"))).await;

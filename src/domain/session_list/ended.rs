@@ -1,14 +1,15 @@
-//! Owns which sessions ended a short while ago: their tags may still come, and must begin nothing. Must not know how long
-//! tags are good for.
+//! Owns which sessions ended a short while ago, and how: their tags may still come, and must begin nothing. Must not know
+//! how long tags are good for.
 
 use std::collections::{HashMap, VecDeque};
 
+use super::End;
 use crate::domain::session::{AsItself, SessionId, WallMillis};
 
 #[derive(Clone, Debug)]
 pub(super) struct Ended {
     bound: usize,
-    at: HashMap<SessionId, WallMillis, AsItself>,
+    at: HashMap<SessionId, (WallMillis, End), AsItself>,
     in_order: VecDeque<(WallMillis, SessionId)>,
 }
 
@@ -23,14 +24,19 @@ impl Ended {
 
     /// Whether a tag issued at that time is of a session that ended since.
     pub fn is_of(&self, id: SessionId, issued: WallMillis) -> bool {
-        self.at.get(&id).is_some_and(|at| issued <= *at)
+        self.at.get(&id).is_some_and(|(at, _)| issued <= *at)
     }
 
-    pub fn remember(&mut self, id: SessionId, now: WallMillis) {
+    /// When it ended because somebody said so; not when nothing was heard of it, for that may be so here alone.
+    pub fn by_word(&self, id: SessionId) -> Option<WallMillis> {
+        self.at.get(&id).filter(|(_, how)| *how != End::Idle).map(|(at, _)| *at)
+    }
+
+    pub fn remember(&mut self, id: SessionId, how: End, now: WallMillis) {
         if self.in_order.len() >= self.bound.max(1) {
             self.forget_first();
         }
-        self.at.insert(id, now);
+        self.at.insert(id, (now, how));
         self.in_order.push_back((now, id));
     }
 
@@ -41,14 +47,17 @@ impl Ended {
         }
     }
 
-    /// Those remembered, and when they ended.
-    pub fn all(&self) -> impl Iterator<Item = (WallMillis, SessionId)> {
-        self.in_order.iter().copied()
+    /// Those remembered, each once: when they ended, and how.
+    pub fn all(&self) -> impl Iterator<Item = (WallMillis, SessionId, End)> {
+        let last = |(at, id): &(WallMillis, SessionId)| {
+            self.at.get(id).filter(|(last, _)| last == at).map(|(at, how)| (*at, *id, *how))
+        };
+        self.in_order.iter().filter_map(last)
     }
 
     fn forget_first(&mut self) {
         if let Some((at, id)) = self.in_order.pop_front()
-            && self.at.get(&id) == Some(&at)
+            && self.at.get(&id).is_some_and(|(last, _)| *last == at)
         {
             self.at.remove(&id);
         }

@@ -119,6 +119,51 @@ fn all_counts_as_changed_and_what_has_ended_as_ended_just_now() {
 }
 
 #[test]
+fn ends_told_again_say_how_and_when_and_what_fell_silent_is_not_named() {
+    let mut list = begun(4);
+    list.end(SessionId(1), End::Cleared, T + MINUTE);
+    list.end(SessionId(2), End::Ended, T + 2 * MINUTE);
+    // The third has ended twice, and was begun again in between.
+    list.end(SessionId(3), End::Cleared, T + MINUTE);
+    assert_eq!(list.arrive(SessionId(3), T + 2 * MINUTE, &place("s1", "1"), T + 3 * MINUTE), Arrival::Listed);
+    list.finish(SessionId(3), T + 3 * MINUTE);
+    assert_eq!(list.expire(T + 31 * MINUTE, 9), 1, "the fourth");
+    list.take_changes(99);
+    list.change_all();
+    let gone = |id, how, at| Change::Gone { id: SessionId(id), place: place("s1", "1"), how, at };
+    let told = list.take_changes(99);
+    assert_eq!(told[..2], [gone(1, End::Cleared, T + MINUTE), gone(2, End::Ended, T + 2 * MINUTE)]);
+    assert!(matches!(&told[2..], [Change::Is(session)] if session.id == SessionId(3)), "{told:?}");
+    assert_eq!(list.places().count(), 1);
+}
+
+#[test]
+fn what_fell_silent_here_goes_on_where_it_is_heard_of_and_what_was_ended_only_by_a_later_request() {
+    let at_two =
+        |id, seen| Change::Is(Session { id: SessionId(id), place: place("s2", "2"), begun: T, seen, active: 0 });
+    let mut master = begun(2);
+    assert_eq!(master.expire(T + 31 * MINUTE, 9), 2);
+    assert!(master.has_ended(SessionId(1), T) && !master.was_ended(SessionId(1)));
+    assert!(!master.has_ended(SessionId(1), T + 32 * MINUTE), "a tag made since then");
+    master.apply(&at_two(1, T + 30 * MINUTE));
+    assert!(master.contains(SessionId(1)) && !master.has_ended(SessionId(1), T), "it lived there all the time");
+    let mut master = begun(2);
+    master.end(SessionId(1), End::Ended, T + MINUTE);
+    master.apply(&at_two(1, T + MINUTE));
+    assert!(!master.contains(SessionId(1)) && master.was_ended(SessionId(1)));
+    master.apply(&at_two(1, T + 2 * MINUTE));
+    assert!(master.contains(SessionId(1)) && !master.was_ended(SessionId(1)), "who has it did not hear of the end");
+}
+
+#[test]
+fn an_end_by_silence_that_is_told_late_is_known_as_such() {
+    let gone = |how| Change::Gone { id: SessionId(1), place: place("s1", "1"), how, at: T };
+    assert!(gone(End::Idle).is_silence() && !gone(End::Cleared).is_silence());
+    assert!(!gone(End::Idle).is_late_silence(T + 1_000) && gone(End::Idle).is_late_silence(T + MINUTE));
+    assert!(!gone(End::Cleared).is_late_silence(T + MINUTE));
+}
+
+#[test]
 fn changes_taken_in_parts_make_the_same_list_elsewhere() {
     let (mut list, mut copy) = (begun(50), self::list());
     list.take_changes(7).iter().for_each(|change| copy.apply(change));

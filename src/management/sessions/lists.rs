@@ -34,6 +34,8 @@ pub struct Lists {
     /// Servers that are telling all, in that run of theirs. What one does not name stays: it may have moved on and wait for
     /// its client, or have begun since the server looked what there is to tell. What has ended is named.
     telling: HashMap<ServerName, RunId>,
+    /// Until then nothing ends because it was idle: sessions may live on where nobody could tell of it meanwhile.
+    patient_until: WallMillis,
 }
 
 struct Listed {
@@ -53,9 +55,9 @@ fn list_key(program: &ProgramName, id: SessionId) -> String {
 }
 
 impl Lists {
-    pub fn load(store: &Store, bounds: Bounds) -> Result<Self, StoreError> {
-        let (heard, telling) = Default::default();
-        let mut lists = Self { programs: BTreeMap::new(), bounds, heard, telling };
+    pub fn load(store: &Store, bounds: Bounds, now: WallMillis) -> Result<Self, StoreError> {
+        let (heard, telling, patient_until) = Default::default();
+        let mut lists = Self { programs: BTreeMap::new(), bounds, heard, telling, patient_until };
         for (key, idle) in store.scan::<WallMillis>(Tree::Sessions, IDLE)? {
             if let Ok(program) = key[IDLE.len()..].parse() {
                 lists.listed(&program).list.set_bounds(Bounds { idle, ..bounds });
@@ -73,6 +75,9 @@ impl Lists {
         if unreadable > 0 {
             tracing::warn!(unreadable, "sessions' records cannot be read: their servers tell of them again");
         }
+        if lists.programs.values().any(|listed| listed.list.count() > 0) {
+            lists.patient_until = now + IDLE_SLACK;
+        }
         Ok(lists)
     }
 
@@ -89,7 +94,7 @@ impl Lists {
         self.programs.get(program).map(|listed| &listed.list)
     }
 
-    pub fn told(&mut self, server: &ServerName, run: &RunId, told: ToldSessions) -> SessionsTaken {
+    pub fn told(&mut self, server: &ServerName, run: &RunId, told: ToldSessions, now: WallMillis) -> SessionsTaken {
         if told.begins {
             self.heard.remove(server);
             self.telling.insert(server.clone(), run.clone());
@@ -99,7 +104,7 @@ impl Lists {
             return SessionsTaken { tell_all: true };
         }
         for told in told.programs {
-            self.take_in(told);
+            self.take_in(told, now);
         }
         if told.ends && tells_all {
             self.telling.remove(server);
@@ -108,27 +113,30 @@ impl Lists {
         SessionsTaken::default()
     }
 
-    fn take_in(&mut self, told: ProgramSessions) {
+    fn take_in(&mut self, told: ProgramSessions, now: WallMillis) {
         let ProgramSessions { program, idle_ms, changes } = told;
         if !self.programs.contains_key(&program) && self.programs.len() >= PROGRAMS_MAX {
             return;
         }
         let bounds = Bounds { idle: idle_ms.saturating_add(IDLE_SLACK), ..self.bounds };
+        let is_patient = now < self.patient_until;
         let listed = self.listed(&program);
         if listed.list.bounds() != bounds {
             listed.list.set_bounds(bounds);
             listed.idle = Some(bounds.idle);
         }
-        for change in &changes {
+        // What its home has not heard of for long, and could not say in time, may live elsewhere: it ends here by itself.
+        let counts = |change: &&Change| !(change.is_late_silence(now) || (is_patient && change.is_silence()));
+        for change in changes.iter().filter(counts) {
             listed.list.apply(change);
             listed.changed.insert(id_of(change));
         }
     }
 
     pub fn take(&mut self, take: &TakeSession) -> Result<TakenSession, Problem> {
-        let TakeSession { program, id, from, to, at } = take;
+        let TakeSession { program, id, from, to, at, issued } = take;
         let listed = self.listed(program);
-        if listed.list.has_ended(*id) {
+        if listed.list.has_ended(*id, *issued) {
             return Err(Problem::new(Code::SessionEnded, format!("session {id} of {program} has ended")));
         }
         let home = listed.list.take(*id, from, to, *at).err();
@@ -172,10 +180,10 @@ impl Lists {
         listed.changed.insert(id);
     }
 
-    /// Data is written for it: it is listed, at that place if nothing else is known. `false`: it has ended.
+    /// Data is written for it: it is listed, at that place if nothing else is known. `false`: it was ended.
     pub fn has_data(&mut self, program: &ProgramName, id: SessionId, place: &Place, now: WallMillis) -> bool {
         let listed = self.listed(program);
-        if listed.list.has_ended(id) {
+        if listed.list.was_ended(id) {
             return false;
         }
         if !listed.list.contains(id) && listed.list.take(id, place, place, now).is_ok() {
@@ -205,7 +213,9 @@ impl Lists {
     pub fn due(&mut self, now: WallMillis) -> Vec<store::Change> {
         let mut changes = Vec::new();
         for (program, listed) in &mut self.programs {
-            listed.list.expire(now, EXPIRE_MAX);
+            if now >= self.patient_until {
+                listed.list.expire(now, EXPIRE_MAX);
+            }
             listed.changed.extend(listed.list.take_changes(usize::MAX).iter().map(id_of));
             if let Some(idle) = listed.idle.take() {
                 changes.extend(store::Change::put(Tree::Sessions, format!("{IDLE}{program}"), &idle));

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::domain::names::Version;
-use crate::domain::session_list::{Change, Sort};
+use crate::domain::session_list::{Change, SessionList, Sort};
 use crate::wire::sessions::ProgramSessions;
 
 const IDLE: WallMillis = 30 * 60_000;
@@ -70,6 +70,10 @@ impl Master {
     }
 }
 
+fn take(id: u128, to: &str, issued: WallMillis) -> TakeSession {
+    TakeSession { program: shop(), id: SessionId(id), from: place("a"), to: place(to), at: now(), issued }
+}
+
 const RUN: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
 const RUN_2: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAW";
 
@@ -106,7 +110,7 @@ async fn what_a_server_does_not_name_when_it_tells_all_stays_with_its_data_and_w
 fn of_two_servers_to_which_a_session_moves_one_takes_it() {
     let master = Master::new();
     master.tell("a", RUN, told(true, true, is(&[1], "a")));
-    let take = |to| TakeSession { program: shop(), id: SessionId(1), from: place("a"), to: place(to), at: now() };
+    let take = |to| take(1, to, 0);
     assert_eq!(master.it().take(&take("b")).unwrap().home, None);
     assert_eq!(master.it().take(&take("c")).unwrap().home, Some(place("b")));
     assert_eq!(master.it().take(&take("b")).unwrap().home, None, "asked again");
@@ -176,4 +180,56 @@ fn a_server_that_lost_its_list_is_told_which_sessions_were_at_home_there() {
         }
     }
     assert_eq!(found.len(), 902);
+}
+
+/// The second has moved to b, and has fallen silent at a, while management was away for longer than it takes.
+async fn one_that_lives_elsewhere(a_tells: impl Fn(&Master)) {
+    let mut master = Master::new();
+    let long_ago = now() - IDLE - 3 * 60_000;
+    let told_of = [1, 2].map(|id| Change::Is(session(id, "a", long_ago))).to_vec();
+    master.tell("a", RUN, told(true, true, told_of));
+    let (at, what) = (place("a"), What::Data(b"2".into()));
+    master.it().write_data(&shop(), SessionId(2), &at, Condition::Always, what).await.unwrap();
+    master.again();
+    a_tells(&master);
+    // What is due is written every half second: no word of b has come by then.
+    let data = || master.it().data(&shop(), SessionId(2)).unwrap();
+    master.it().lock().due(now());
+    assert!(data().is_some(), "nothing is removed before all could tell");
+    let what = What::Data(b"later".into());
+    let written = master.it().write_data(&shop(), SessionId(2), &place("b"), Condition::IsThere, what).await;
+    assert!(matches!(written, Ok(Outcome::Is(_))), "{written:?}");
+    master.tell("b", RUN, told(true, true, is(&[2], "b")));
+    assert_eq!((master.home(2), data().is_some()), (Some(server("b")), true));
+}
+
+#[tokio::test]
+async fn a_session_that_fell_silent_at_its_old_home_while_management_was_away_lives_on_at_its_new_one() {
+    let silence = |at| Change::Gone { id: SessionId(2), place: place("a"), how: End::Idle, at };
+    one_that_lives_elsewhere(|master| assert!(!master.tell("a", RUN, told(true, true, vec![])))).await;
+    // It had waited to be told, or ended there just now.
+    for at in [now() - 60_000, now()] {
+        one_that_lives_elsewhere(|master| assert!(!master.tell("a", RUN, told(true, true, vec![silence(at)])))).await;
+    }
+}
+
+#[test]
+fn what_is_idle_ends_here_too_once_all_could_tell_and_lives_again_where_it_is_heard_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Sessions::open(dir.path(), 1_000).unwrap();
+    let (sessions, run) = (open(), RUN.parse().unwrap());
+    let long_ago = now() - IDLE - 3 * 60_000;
+    let told_of = vec![Change::Is(session(1, "a", long_ago))];
+    sessions.told(&server("a"), &run, told(true, true, told_of));
+    sessions.stop();
+    drop(sessions);
+    let sessions = open();
+    let count = || sessions.lock().list(&shop()).map(SessionList::count);
+    sessions.lock().due(now());
+    assert_eq!(count(), Some(1));
+    sessions.lock().due(now() + 61_000);
+    assert_eq!(count(), Some(0), "it does not stay for ever");
+    assert_eq!(sessions.take(&take(1, "b", long_ago)).unwrap_err().code, Code::SessionEnded);
+    assert_eq!(sessions.take(&take(1, "b", now() + 62_000)).unwrap().home, None, "its tag was made since");
+    assert_eq!(count(), Some(1));
 }
