@@ -9,7 +9,9 @@ use super::keeping::arrivals::Came;
 use super::session_lists::ProgramList;
 use crate::domain::names::{ProgramName, ServerName, Version};
 use crate::domain::program::{Manifest, SessionRule};
-use crate::domain::session::{HeldTag, Place, ProgramCookie, SessionId, Tag, WallMillis, set_by_program};
+use crate::domain::session::{
+    HeldTag, Place, ProgramCookie, RememberedTags, SessionId, Tag, WallMillis, set_by_program,
+};
 use crate::domain::session_list::{Arrival, End};
 use crate::link::tag_keys::TagKeys;
 use crate::proxy::{HeadWriter, ResponseHead};
@@ -77,10 +79,9 @@ impl Sessions {
         carried.tag.as_ref().filter(is_here).is_some()
     }
 
-    /// The tag is the one of a session that was at home elsewhere.
-    pub fn check(&self, text: &[u8]) -> Option<Rc<HeldTag>> {
-        let keys = self.keys.get();
-        HeldTag::verify(text, &self.program, keys.as_ref()?).ok().map(Rc::new)
+    /// The tag that the text is, if it is an authentic one of this program.
+    pub fn check(&self, text: &[u8], remembered: &mut RememberedTags) -> Option<Rc<HeldTag>> {
+        remembered.check(text, &self.program, self.keys.get().as_ref()?)
     }
 
     /// A request was admitted.
@@ -127,6 +128,10 @@ impl Stay {
 
     /// The program's answer begins, ends or goes on with the session.
     pub fn answered(&mut self, head: &ResponseHead<'_>, out: &mut HeadWriter<'_>) {
+        if self.tagged && self.sessions.rule.cookie.is_none() {
+            // Nothing of it begins or ends with an answer, and its client's tag is as good as a new one.
+            return;
+        }
         let now = now();
         match self.cookie_in(head, now) {
             Some(ProgramCookie::Cleared) if self.listed => {

@@ -31,7 +31,8 @@ impl Ground {
     }
 
     fn enter(&self, tag: Option<&str>) -> Stay {
-        let tag = tag.map(|tag| self.sessions.check(tag.as_bytes()).expect("an authentic tag"));
+        let tag = tag
+            .map(|tag| self.sessions.check(tag.as_bytes(), &mut RememberedTags::default()).expect("an authentic tag"));
         self.sessions.enter(&Carried { tag, secure: false }).unwrap()
     }
 
@@ -83,7 +84,8 @@ fn a_session_that_comes_back_is_the_same_whatever_its_cookie_becomes_and_ends_wi
     drop(first);
     let mut again = ground.enter(Some(&text));
     assert_eq!((again.id, answer(&mut again, &["sid=changed"]), ground.count()), (id, String::new(), 1));
-    let carried = Carried { tag: ground.sessions.check(text.as_bytes()), secure: false };
+    let carried =
+        Carried { tag: ground.sessions.check(text.as_bytes(), &mut RememberedTags::default()), secure: false };
     assert!(ground.sessions.knows(&carried) && !ground.sessions.knows(&Carried::default()));
     let cleared = answer(&mut again, &["sid=x", "sid=; Max-Age=0"]);
     assert!(cleared.starts_with("Set-Cookie: neap_shop=; Max-Age=0; Path=/shop;"), "{cleared}");
@@ -108,11 +110,11 @@ fn a_session_that_neap_begins_counts_once_its_tag_has_come_back() {
 fn a_session_from_elsewhere_is_listed_here_and_gets_a_tag_of_here() {
     let (before, here) = (Ground::cookie(), Ground::new("policy = \"sticky\"\ncookie = \"sid\"", 1_000, "s2", "2"));
     let text = tag(&answer(&mut before.enter(None), &["sid=abc"]));
-    let carried = Carried { tag: here.sessions.check(text.as_bytes()), secure: false };
+    let carried = Carried { tag: here.sessions.check(text.as_bytes(), &mut RememberedTags::default()), secure: false };
     assert!(!here.sessions.knows(&carried), "it is at home elsewhere");
     let mut moved = here.enter(Some(&text));
     let new = tag(&answer(&mut moved, &[]));
-    assert!(here.sessions.check(new.as_bytes()).unwrap().is_at(&here.sessions.place));
+    assert!(here.sessions.check(new.as_bytes(), &mut RememberedTags::default()).unwrap().is_at(&here.sessions.place));
     assert_eq!((here.count(), answer(&mut here.enter(Some(&new)), &[])), (1, String::new()));
 }
 
@@ -120,7 +122,7 @@ fn a_session_from_elsewhere_is_listed_here_and_gets_a_tag_of_here() {
 fn forged_tags_are_none_and_a_full_list_serves_without_sessions() {
     let ground = Ground::new("policy = \"sticky\"\ncookie = \"sid\"", 1, "s1", "1");
     for forged in ["", "x", &"A".repeat(90), &"A".repeat(8_000)] {
-        assert!(ground.sessions.check(forged.as_bytes()).is_none());
+        assert!(ground.sessions.check(forged.as_bytes(), &mut RememberedTags::default()).is_none());
     }
     for _ in 0..100 {
         answer(&mut ground.enter(None), &["sid=abc"]);

@@ -1,6 +1,7 @@
 //! Owns one request's stay at this server: claimed or refused, seated in the ledger, its end counted. Must not know by
 //! which way it came (`requests`: over the wire; `direct`: from a router in this process), or how bytes move.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,7 +10,7 @@ use super::claims::{Claim, Claims, Entries, Entry, Refused};
 use super::ledger::{End, Ledger, Seat, Told};
 use super::stay::{Carried, Stay};
 use crate::domain::names::{Generation, ProgramName, Version};
-use crate::domain::session::HeldTag;
+use crate::domain::session::{HeldTag, RememberedTags};
 use crate::proxy::{About, Failure, HeadWriter, Kept, ResponseHead, Target};
 
 /// Instances that one request tries, where each was replaced meanwhile.
@@ -20,11 +21,13 @@ const TRIES_MAX: usize = 3;
 pub struct Desk {
     entries: Entries,
     ledger: Kept<Ledger>,
+    /// Sessions' tags that came of late.
+    tags: RefCell<RememberedTags>,
 }
 
 impl Desk {
     pub fn new(claims: Arc<Claims>, ledger: Arc<Ledger>) -> Self {
-        Self { entries: Entries::new(claims), ledger: Rc::new(ledger) }
+        Self { entries: Entries::new(claims), ledger: Rc::new(ledger), tags: RefCell::default() }
     }
 
     /// A request for a program; one that this server does not know is refused when it asks to be admitted.
@@ -139,7 +142,7 @@ impl Visit {
         let admission = self.entry.as_ref().map(|entry| entry.read());
         let target = admission.as_ref().and_then(|admission| admission.target.as_ref());
         let sessions = target.and_then(|target| target.sessions.as_ref());
-        let tag = sessions.zip(tag).and_then(|(sessions, text)| sessions.check(text));
+        let tag = sessions.zip(tag).and_then(|(sessions, text)| sessions.check(text, &mut self.desk.tags.borrow_mut()));
         self.carry(tag, secure);
     }
 

@@ -6,12 +6,14 @@ mod date;
 mod gone;
 mod id;
 mod key;
+mod remembered;
 mod tag;
 
-pub use cookies::{Cookies, ProgramCookie, set_by_program};
+pub use cookies::{Cookies, OwnCookie, ProgramCookie, set_by_program};
 pub use gone::is_gone_with_nothing;
 pub use id::{AsItself, BadSessionId, SessionId};
 pub use key::{Key, KeyNumber, Keys};
+pub use remembered::RememberedTags;
 pub use tag::{BadTag, HeldTag, TAG_LEN_MAX, Tag};
 
 use serde::{Deserialize, Serialize};

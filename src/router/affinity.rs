@@ -1,6 +1,7 @@
 //! Owns where a session's request should go, from nothing but its tag and the Server List: any router, also one that has
 //! just started, decides alike; and neap's own cookies, which no program sees. Must not know how a request is sent there.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -8,13 +9,15 @@ use super::snapshot::{Placement, Program};
 use crate::domain::names::{ProgramName, Version};
 use crate::domain::program::SessionPolicy;
 use crate::domain::routing::{Candidate, Fit, Standing};
-use crate::domain::session::{self, Cookies, HeldTag, Keys};
+use crate::domain::session::{self, Cookies, HeldTag, RememberedTags};
 use crate::link::tag_keys::TagKeys;
 use crate::proxy::{HeadWriter, RequestHead};
 
 /// To a server's data port: the session's tag, as its client sent it.
 pub const TAG: &str = "Neap-Tag";
 const COOKIE: &str = "Cookie";
+/// What most others take.
+const OTHERS_BYTES: usize = 512;
 
 /// What a request of a program with sessions carries.
 pub struct Carried {
@@ -25,18 +28,27 @@ pub struct Carried {
 }
 
 impl Carried {
-    pub fn of(head: &RequestHead<'_>, secure: bool, program: &ProgramName, keys: &TagKeys) -> Self {
-        let fields =
-            || head.headers.iter().filter(|header| is_cookie(header.name)).map(|header| Cookies::of(header.value));
-        let has_own = fields().any(|cookies| cookies.has_own());
-        let keys = keys.get();
-        // Forged ones are as none. Of several authentic ones the newest counts: an older is of another path.
-        let authentic = |keys: &Keys| {
-            let texts = fields().flat_map(|cookies| cookies.own(program.as_str()));
-            texts.filter_map(|text| HeldTag::verify(text, program, keys).ok()).max_by_key(|tag| tag.issued)
-        };
-        let tag = keys.as_ref().filter(|_| has_own).and_then(|keys| authentic(keys)).map(Rc::new);
-        Self { secure, tag, has_own }
+    pub fn of(
+        head: &RequestHead<'_>,
+        secure: bool,
+        program: &ProgramName,
+        keys: &TagKeys,
+        remembered: &RefCell<RememberedTags>,
+    ) -> Self {
+        let mut carried = Self { secure, tag: None, has_own: false };
+        for header in head.headers.iter().filter(|header| is_cookie(header.name)) {
+            for own in Cookies::of(header.value).own() {
+                carried.has_own = true;
+                let Some(text) = own.value_of(program.as_str()) else { continue };
+                let keys = keys.get();
+                // Forged ones are as none. Of several authentic ones the newest counts: an older is of another path.
+                let tag = keys.as_ref().and_then(|keys| remembered.borrow_mut().check(text, program, keys));
+                if tag.as_ref().map(|tag| tag.issued) >= carried.tag.as_ref().map(|tag| tag.issued) {
+                    carried.tag = tag;
+                }
+            }
+        }
+        carried
     }
 
     /// Whether the client's field goes on as it is.
@@ -49,12 +61,13 @@ impl Carried {
         if !self.has_own {
             return;
         }
-        let mut others = Vec::new();
+        let mut others = Vec::with_capacity(OTHERS_BYTES);
         for header in head.headers.iter().filter(|header| is_cookie(header.name)) {
             others.clear();
             Cookies::of(header.value).write_others(&mut others);
             if !others.is_empty() {
-                out.add(COOKIE, &others);
+                // As it came, which cannot end its line.
+                out.add_clean(COOKIE, &others);
             }
         }
     }

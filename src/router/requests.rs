@@ -52,7 +52,7 @@ impl Handler for Requests {
                 Some(scheme) => scheme.eq_ignore_ascii_case("https"),
                 None => peer.secure,
             };
-            Carried::of(head, secure, program.name(), &worker.shared.rules.tag_keys)
+            Carried::of(head, secure, program.name(), &worker.shared.rules.tag_keys, &worker.tags)
         });
         let came = Came {
             carried,

@@ -14,6 +14,7 @@ use super::line::Line;
 use super::shared::Shared;
 use super::snapshot::{Placement, Program, Snapshot};
 use crate::domain::names::{ProgramName, RunId, Version};
+use crate::domain::session::RememberedTags;
 use crate::proxy::Kept;
 
 /// Counters of one program that a worker has at hand: a few servers by a few versions.
@@ -28,6 +29,8 @@ pub struct Worker {
     pub here: Option<AtHere>,
     /// Those of its requests that are held.
     pub line: Line,
+    /// Sessions' tags that came of late.
+    pub tags: RefCell<RememberedTags>,
     turn: Cell<usize>,
     /// The news that `snapshot` was taken at.
     seen: Cell<u64>,
@@ -68,6 +71,7 @@ impl Worker {
                 nudges: here.nudges(),
             }),
             line: Line::default(),
+            tags: RefCell::default(),
             turn: Cell::new(number),
             seen: Cell::new(seen),
             snapshot: RefCell::new(snapshot),

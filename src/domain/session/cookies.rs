@@ -1,11 +1,17 @@
 //! Owns how cookies are read and written (RFC 6265): neap's own in what a client sends, the program's in what it answers.
 //! Must not know heads, or what tags say: fields come in as bytes, of any length and content.
 
+use std::ops::Range;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+
 use super::WallMillis;
 use super::date;
 
 /// What the names of neap's own cookies begin with.
 const OWN: &[u8] = b"neap_";
+static IN_FIELD: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(OWN));
 
 /// The `Cookie` fields of a request, looked at one after the other.
 #[derive(Clone, Copy, Debug)]
@@ -17,33 +23,70 @@ impl<'a> Cookies<'a> {
         Self(field)
     }
 
-    /// Whether one may be neap's own. Looks at most fields once, and quickly.
-    pub fn has_own(&self) -> bool {
-        self.pairs().any(|pair| pair.starts_with(OWN))
+    /// Those that are neap's own, of whatever program. Looks at a field once, and quickly.
+    pub fn own(&self) -> impl Iterator<Item = OwnCookie<'a>> + use<'a> {
+        let field = self.0;
+        self.own_places().map(move |place| OwnCookie(&field[place]))
     }
 
-    /// The values of neap's own cookie for a program: more than one where paths overlap.
-    pub fn own<'p>(&self, program: &'p str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'p> {
-        self.pairs().filter_map(move |pair| {
-            let rest = pair.strip_prefix(OWN)?.strip_prefix(program.as_bytes())?;
-            rest.strip_prefix(b"=")
-        })
-    }
-
-    /// Writes all but neap's own, in their order; nothing is written where none is left.
+    /// Writes all but neap's own, in their order and as they came; nothing is written where none is left.
     pub fn write_others(&self, out: &mut Vec<u8>) {
-        let mut is_first = true;
-        for pair in self.pairs().filter(|pair| !pair.starts_with(OWN)) {
-            if !std::mem::take(&mut is_first) {
-                out.extend_from_slice(b"; ");
+        let (mut is_first, mut from) = (true, 0);
+        for own in self.own_places().chain([self.0.len()..self.0.len()]) {
+            let run = trim_pairs(&self.0[from..own.start]);
+            if !run.is_empty() {
+                if !std::mem::take(&mut is_first) {
+                    out.extend_from_slice(b"; ");
+                }
+                out.extend_from_slice(run);
             }
-            out.extend_from_slice(pair);
+            from = own.end;
         }
     }
 
-    fn pairs(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        self.0.split(|byte| *byte == b';').map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty())
+    /// Where neap's own stand, to the `;` behind each.
+    fn own_places(&self) -> impl Iterator<Item = Range<usize>> + use<'a> {
+        let (field, mut at) = (self.0, 0);
+        std::iter::from_fn(move || {
+            loop {
+                let start = at + IN_FIELD.find(&field[at..])?;
+                at = start + OWN.len();
+                // Else it stands within another's name or value.
+                if matches!(field[..start].trim_ascii_end().last(), None | Some(b';')) {
+                    at = memchr::memchr(b';', &field[at..]).map_or(field.len(), |end| at + end);
+                    return Some(start..at);
+                }
+            }
+        })
     }
+}
+
+/// One of neap's own cookies.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnCookie<'a>(&'a [u8]);
+
+impl<'a> OwnCookie<'a> {
+    /// Its value, if it is the program's: a request may bear more than one such where paths overlap.
+    pub fn value_of(&self, program: &str) -> Option<&'a [u8]> {
+        let rest = self.0.strip_prefix(OWN)?.strip_prefix(program.as_bytes())?;
+        Some(rest.strip_prefix(b"=")?.trim_ascii_end())
+    }
+}
+
+/// Without what stands between pairs at either end.
+fn trim_pairs(mut run: &[u8]) -> &[u8] {
+    let is_between = |byte: &u8| *byte == b';' || byte.is_ascii_whitespace();
+    while let [first, rest @ ..] = run
+        && is_between(first)
+    {
+        run = rest;
+    }
+    while let [rest @ .., last] = run
+        && is_between(last)
+    {
+        run = rest;
+    }
+    run
 }
 
 /// What a program's answer does to its own session cookie.
@@ -103,13 +146,28 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
+    fn own(field: &str) -> Vec<&str> {
+        let own = Cookies::of(field.as_bytes()).own().filter_map(|cookie| cookie.value_of("shop"));
+        own.map(|value| std::str::from_utf8(value).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_field_that_is_nothing_but_beginnings_is_looked_at_in_good_time() {
+        let field = "x neap_".repeat(300_000);
+        assert_eq!((own(&field), others(&field).len()), (vec![], field.len()));
+        let field = format!("a{}", " \t".repeat(500_000)) + &" neap_".repeat(1_000);
+        assert_eq!(own(&field), [""; 0]);
+    }
+
     #[test]
     fn neaps_own_cookies_are_found_and_no_program_sees_them() {
         let field = "a=1; neap_shop=T1; sid=\"x=y\";neap_mail=T2;  neap_shop=T3; neap_shop2=T4; b";
-        let own: Vec<_> = Cookies::of(field.as_bytes()).own("shop").collect();
-        assert_eq!(own, [b"T1", b"T3"]);
+        assert_eq!(own(field), ["T1", "T3"]);
         assert_eq!(others(field), "a=1; sid=\"x=y\"; b");
-        assert!(Cookies::of(field.as_bytes()).has_own() && !Cookies::of(b"aneap_shop=1; neap=2").has_own());
+        assert_eq!(own(" neap_shop=T1 ;;\tneap_shop = T2; x=neap_shop=T3;neap_shop=T4"), ["T1", "T4"]);
+        assert_eq!(others(" neap_shop=T1 ;;\tneap_shop = T2; x=neap_shop=T3;neap_shop=T4"), "x=neap_shop=T3");
+        assert_eq!(others("a=1;b=2; neap_shop=T;c=3;;d"), "a=1;b=2; c=3;;d", "what is not neap's is as it came");
+        assert!(Cookies::of(b"aneap_shop=1; neap=2; a neap_shop=T").own().next().is_none());
         assert_eq!((others("neap_shop=T"), others(""), others(" ;; ")), (String::new(), String::new(), String::new()));
     }
 
@@ -143,7 +201,7 @@ mod tests {
         fn whatever_cookies_come_nothing_of_neaps_own_is_left(field in "[a-z_=; ]{0,60}(neap_shop=[A-Z0-9]{0,9})?[;= a]{0,5}") {
             let mut out = Vec::new();
             Cookies::of(field.as_bytes()).write_others(&mut out);
-            prop_assert!(!Cookies::of(&out).has_own());
+            prop_assert!(Cookies::of(&out).own().next().is_none());
             let again = out.clone();
             let mut twice = Vec::new();
             Cookies::of(&again).write_others(&mut twice);

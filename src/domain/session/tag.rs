@@ -99,35 +99,55 @@ pub struct HeldTag {
     pub issued: WallMillis,
     pub old_key: bool,
     text: Box<str>,
+    /// Where the server's name ends in it.
+    server_end: usize,
 }
 
 impl HeldTag {
     /// Checks a tag that a client sent, and keeps it.
     pub fn verify(text: &[u8], program: &ProgramName, keys: &Keys) -> Result<Self, BadTag> {
-        let Tag { id, issued, old_key, .. } = Tag::verify(text, program, keys)?;
+        let Tag { id, issued, old_key, server, .. } = Tag::verify(text, program, keys)?;
         let text = std::str::from_utf8(text).map_err(|_| BadTag::Malformed)?;
-        Ok(Self { id, issued, old_key, text: text.into() })
+        Ok(Self { id, issued, old_key, text: text.into(), server_end: PLACE_AT + server.len() })
+    }
+
+    /// Whether a client sent this one, every byte of it. How long that takes says nothing of where the MACs differ.
+    pub(super) fn is_text(&self, text: &[u8]) -> bool {
+        let ours = self.text.as_bytes();
+        if text.len() != ours.len() || text[..MAC_AT] != ours[..MAC_AT] || text[PLACE_AT..] != ours[PLACE_AT..] {
+            return false;
+        }
+        let part = |text: &[u8], at: usize| {
+            let bytes = text[at..].first_chunk().copied().unwrap_or_default();
+            u128::from_ne_bytes(bytes)
+        };
+        // Two parts, which overlap.
+        let last = PLACE_AT - 16;
+        let first_is = subtle::ConstantTimeEq::ct_eq(&part(text, MAC_AT), &part(ours, MAC_AT));
+        (first_is & subtle::ConstantTimeEq::ct_eq(&part(text, last), &part(ours, last))).into()
     }
 
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    fn place(&self) -> (&str, &str) {
-        self.text.get(PLACE_AT..).and_then(|place| place.split_once('~')).unwrap_or_default()
-    }
-
     pub fn server(&self) -> &str {
-        self.place().0
+        &self.text[PLACE_AT..self.server_end]
     }
 
     pub fn version(&self) -> &str {
-        self.place().1
+        &self.text[self.server_end + 1..]
     }
 
     pub fn is_at(&self, place: &Place) -> bool {
-        self.place() == (place.server.as_str(), place.version.as_str())
+        self.server() == place.server.as_str() && self.version() == place.version.as_str()
     }
+}
+
+/// Of a text as long as a tag, bits of what is taken for its MAC: evenly spread, where it is one.
+pub(super) fn some_of_mac(text: &[u8]) -> Option<u64> {
+    text.get(PLACE_AT..)?;
+    text[PLACE_AT - 8..].first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
 /// What a MAC is made of, in one piece on the stack.
