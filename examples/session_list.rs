@@ -7,21 +7,26 @@
 //! page_ms              the first page of 50, by age and by last request
 //! expire_ms            one look in which up to a quarter is idle, and one in which nothing is
 //! changes_ms           taking 2,000 changes, as a batch is made
-//! save_ms, restore_ms  the whole list to its own store, and from there after it is opened again (open_ms)
+//! save_ms, batch_ms    the whole list to its own store; then 20,000 changes more, the longest of 40 such batches
+//! begin_ms             from there after that: the store is opened (open_ms), and the list read
 //! ```
 
 use std::path::Path;
 use std::time::Instant;
 
-use neap::domain::names::{ServerName, Version};
+use neap::domain::names::{ProgramName, ServerName, Version};
 use neap::domain::session::{Place, SessionId};
-use neap::domain::session_list::{Bounds, Query, Session, SessionList, Sort};
-use neap::store::{Change, Options, Store, Tree};
+use neap::domain::session_list::{
+    Bounds, Query, Session, SessionList, Sort, Unpacker, session_key, session_key_of_text,
+};
+use neap::store::packed::{Former, Packed};
+use neap::store::{Options, Store, Tree};
 
 const T: u64 = 1_764_000_000_000;
 const IDLE: u64 = 30 * 60_000;
-/// Records that one save holds, as the writer's batches do.
+/// Sessions that one save holds, as the writer's batches do.
 const SAVE: usize = 20_000;
+const BATCHES: usize = 40;
 
 fn main() {
     let count: u128 = std::env::args().nth(1).and_then(|count| count.parse().ok()).unwrap_or(1_000_000);
@@ -33,7 +38,7 @@ fn main() {
     let (arrive_ns, changes_ms) = arrivals(&mut list, count);
     let page = |sort| timed(|| list.page(&Query { servers: None, version: None, sort, after: None, limit: 51 })).0;
     let (page_age_ms, page_seen_ms) = (page(Sort::Age), page(Sort::Seen));
-    let (save_ms, open_ms, restore_ms, restored) = disk(&list, &dir);
+    let Disk { save_ms, batch_ms, open_ms, begin_ms, restored } = disk(&list, &dir);
     let (expire_some_ms, expired) = timed(|| list.expire(T + IDLE + count as u64 / 4, usize::MAX));
     let (expire_none_ms, none) = timed(|| list.expire(T + IDLE + count as u64 / 4, usize::MAX));
     let _ = std::fs::remove_dir_all(&dir);
@@ -42,7 +47,7 @@ fn main() {
         "{{\"sessions\": {count}, \"bytes_per_session\": {bytes:.0}, \"arrive_ns\": {arrive_ns:.0}, \"changes_ms\": {changes_ms:.2}, \
          \"page_age_ms\": {page_age_ms:.2}, \"page_seen_ms\": {page_seen_ms:.2}, \"expired\": {expired}, \
          \"expire_some_ms\": {expire_some_ms:.2}, \"expire_none_ms\": {expire_none_ms:.3}, \"save_ms\": {save_ms:.0}, \
-         \"open_ms\": {open_ms:.0}, \"restore_ms\": {restore_ms:.0}}}"
+         \"batch_ms\": {batch_ms:.0}, \"open_ms\": {open_ms:.0}, \"begin_ms\": {begin_ms:.0}}}"
     );
 }
 
@@ -82,29 +87,46 @@ fn arrivals(list: &mut SessionList, count: u128) -> (f64, f64) {
     (took * 1e6 / asked as f64, batch)
 }
 
-fn disk(list: &SessionList, dir: &Path) -> (f64, f64, f64, usize) {
+/// What was measured of a list's store.
+struct Disk {
+    save_ms: f64,
+    batch_ms: f64,
+    open_ms: f64,
+    begin_ms: f64,
+    restored: usize,
+}
+
+fn disk(list: &SessionList, dir: &Path) -> Disk {
     let open = || Store::open(dir, "now", Options::default()).unwrap().store;
+    let former = Former { prefix: "list/", key: session_key_of_text };
+    let program: ProgramName = "shop".parse().unwrap();
     let store = open();
+    let mut packed = Packed::open_or_convert(&store, Tree::Sessions, former, |_, _| {}).unwrap();
     let (save_ms, ()) = timed(|| {
         let all: Vec<Session> = list.all().collect();
         for part in all.chunks(SAVE) {
-            let put =
-                |session: &Session| Change::bytes(Tree::Sessions, format!("list/shop/{}", session.id), session.pack());
-            store.save(part.iter().map(put).collect()).unwrap();
+            let is = |session: &Session| (session_key(&program, session.id), Some(session.pack()));
+            store.save(packed.batch(part.iter().map(is))).unwrap();
         }
     });
-    drop(store);
+    let batch_ms = (0..BATCHES).map(|_| {
+        let some: Vec<Session> =
+            list.all().filter(|_| rand::random_ratio(SAVE.min(list.count()) as u32, list.count() as u32)).collect();
+        let is = |session: &Session| (session_key(&program, session.id), Some(session.pack()));
+        timed(|| store.save(packed.batch(some.iter().map(is))).unwrap()).0
+    });
+    let batch_ms = batch_ms.fold(0.0, f64::max);
+    drop((packed, store));
     let (open_ms, store) = timed(open);
     let mut again = SessionList::new(list.bounds());
     let (restore_ms, ()) = timed(|| {
-        store
-            .each(Tree::Sessions, "list/", |key, value| {
-                let id = key.rsplit('/').next().and_then(|id| id.parse().ok()).unwrap();
-                again.restore(&Session::unpack(id, value).unwrap());
-            })
-            .unwrap();
+        let mut unpacker = Unpacker::default();
+        Packed::open_or_convert(&store, Tree::Sessions, former, |key, value| {
+            again.restore(&unpacker.read(key, value).unwrap().1);
+        })
+        .unwrap();
     });
-    (save_ms, open_ms, restore_ms, again.count())
+    Disk { save_ms, batch_ms, open_ms, begin_ms: open_ms + restore_ms, restored: again.count() }
 }
 
 fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {

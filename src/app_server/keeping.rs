@@ -109,9 +109,8 @@ impl Keeping {
         ports: &Ports,
         store: &Store,
     ) -> Result<Self, KeepingError> {
-        let (disk, is_new) = Disk::open(&settings.data_dir.join("sessions"))?;
         let lists = Arc::new(SessionLists::new(settings.bounds.sessions));
-        let sessions = disk.restore(lists.as_ref())?;
+        let (disk, sessions, is_new) = Disk::open(&settings.data_dir.join("sessions"), lists.as_ref())?;
         let (key, earlier) = records::tokens(store)?;
         // One of the instances' range, so that the system gives it to nobody else between two runs.
         let wanted = match earlier {

@@ -9,10 +9,13 @@ mod ended;
 mod figures;
 mod page;
 mod record;
+mod strays;
 mod wheel;
 
 pub use figures::{Figures, OldestSession};
 pub use page::{Cursor, Query, Sort};
+pub use record::{Unpacker, session_key, session_key_of_text};
+pub use strays::is_forgotten;
 
 use std::collections::{HashMap, VecDeque};
 

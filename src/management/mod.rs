@@ -106,6 +106,21 @@ fn own_registration(listen: SocketAddr) -> Registration {
     }
 }
 
+/// How often the master Session List hears which servers there are.
+const SERVERS_EVERY: Duration = Duration::from_secs(10);
+
+/// Goes on until the list's actor has ended.
+async fn tell_servers(desk: api::Desk) {
+    let servers = |control: &control::Control| {
+        let nodes = control.nodes.values().filter(|node| node.record.registration.role == NodeRole::AppServer);
+        nodes.map(|node| node.record.name.clone()).collect()
+    };
+    while let Ok(servers) = desk.look(servers).await {
+        desk.sessions.servers_are(servers);
+        actix_rt::time::sleep(SERVERS_EVERY).await;
+    }
+}
+
 /// Threads that answer the API.
 const API_WORKERS: usize = 1;
 
@@ -144,6 +159,7 @@ pub async fn start(
         page_limit: settings.bounds.page,
         sessions: sessions.clone(),
     };
+    actix_rt::spawn(tell_servers(desk.clone()));
     let guard = Guard::new(listen, secret).open("/healthz").open("/readyz");
     let guard = settings.hosts.iter().fold(guard, |guard, host| guard.host(host));
     let server = HttpServer::new(move || {

@@ -3,7 +3,9 @@
 //! keeps its own list, nor HTTP.
 
 mod lists;
+mod writer;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +21,7 @@ use crate::wire::problem::{Code, Problem};
 use crate::wire::sessions::{Condition, Datum, SessionsHere, SessionsTaken, TakeSession, TakenSession, ToldSessions};
 
 use lists::Lists;
+use writer::Writer;
 
 /// How often what changed is written, and what is idle ends.
 const WRITE_INTERVAL: Duration = Duration::from_millis(500);
@@ -43,9 +46,10 @@ impl Sessions {
         }
         let store = opened.store;
         let bounds = Bounds { idle: IDLE_DEFAULT, sessions: most };
-        let lists = Arc::new(Mutex::new(Lists::load(&store, bounds, now())?));
-        let ours = Arc::clone(&lists);
-        let due = Box::new(move || lock(&ours).due(now()));
+        let (lists, packed) = Lists::load(&store, bounds, now())?;
+        let lists = Arc::new(Mutex::new(lists));
+        let mut writer = Writer::new(Arc::clone(&lists), packed, store.clone());
+        let due = Box::new(move || writer.due(now()));
         let behind = Behind::begin(store.clone(), "session-list", WRITE_INTERVAL, due)
             .map_err(|error: io::Error| StoreError::Failed(error.to_string()))?;
         let data = Tagged::new(store, Tree::Sessions, behind.asker());
@@ -60,6 +64,11 @@ impl Sessions {
     /// A server tells what happened.
     pub fn told(&self, server: &ServerName, run: &RunId, told: ToldSessions) -> SessionsTaken {
         self.lock().told(server, run, told, now())
+    }
+
+    /// The servers that there are: who may know of sessions.
+    pub fn servers_are(&self, servers: BTreeSet<ServerName>) {
+        self.lock().servers_are(servers);
     }
 
     /// A session moves to another server (protocol P16).

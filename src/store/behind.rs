@@ -28,7 +28,8 @@ pub enum Write {
     Remove,
 }
 
-/// What happens every so often on the thread: changes that are due.
+/// What happens every so often on the thread: changes that are due. It is asked again once these are saved: those that could
+/// not be are tried again.
 pub type Due = Box<dyn FnMut() -> Vec<Change> + Send>;
 
 enum Job {
@@ -65,7 +66,7 @@ impl Behind {
         let (send, jobs) = sync_channel(WAITING_MAX);
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || Writer { store, due }.run(&jobs, interval))?;
+            .spawn(move || Writer { store, due, unsaved: Vec::new() }.run(&jobs, interval))?;
         Ok(Self { send, thread: Mutex::new(Some(thread)) })
     }
 
@@ -98,6 +99,8 @@ impl Asker {
 struct Writer {
     store: Store,
     due: Due,
+    /// Was due, and could not be saved yet.
+    unsaved: Vec<Change>,
 }
 
 impl Writer {
@@ -121,17 +124,34 @@ impl Writer {
     }
 
     fn save_due(&mut self) {
-        let changes = (self.due)();
-        if changes.is_empty() {
+        let unsaved = std::mem::take(&mut self.unsaved);
+        let is_late = !unsaved.is_empty();
+        if is_late && !self.try_save(unsaved, is_late) {
             return;
         }
-        if let Err(error) = self.store.save(changes) {
-            tracing::error!(%error, "records were not saved; they are as they were until they change again");
+        let changes = (self.due)();
+        if !changes.is_empty() {
+            self.try_save(changes, false);
         }
     }
 
+    fn try_save(&mut self, changes: Vec<Change>, is_late: bool) -> bool {
+        let saved = self.store.save_all(&changes);
+        match &saved {
+            Ok(()) if is_late => tracing::info!("records that could not be saved now are"),
+            Ok(()) => {}
+            Err(error) => {
+                if !is_late {
+                    tracing::error!(%error, "records are not saved: that is tried again and again");
+                }
+                self.unsaved = changes;
+            }
+        }
+        saved.is_ok()
+    }
+
     /// Saves an edit, and those that wait already; whether it is to stop.
-    fn save(&self, first: Asked, jobs: &Receiver<Job>) -> bool {
+    fn save(&mut self, first: Asked, jobs: &Receiver<Job>) -> bool {
         let mut together = Together { store: &self.store, now: BTreeMap::new(), bytes: 0, done: Vec::new() };
         together.take(first);
         let mut stops = false;
@@ -145,6 +165,8 @@ impl Writer {
                 Err(_) => break,
             }
         }
+        // What was due before that is out of date.
+        self.unsaved.retain(|change| !together.now.contains_key(&(change.tree, change.key.clone())));
         together.save();
         stops
     }
@@ -234,6 +256,39 @@ mod tests {
             assert!(told.recv().unwrap() >= number);
         }
         assert_eq!(store.get_bytes(Tree::Sessions, "a").unwrap().unwrap(), (0..100).collect::<Vec<u8>>());
+    }
+
+    #[test]
+    fn what_could_not_be_saved_is_tried_again_before_anything_else_is_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        // Without it no save can be made to last.
+        let (part, away) = (dir.path().join("sled/blobs"), dir.path().join("away"));
+        let (tell, told) = channel();
+        let (mut count, moved) = (0_u8, (part.clone(), away.clone()));
+        let due: Due = Box::new(move || {
+            count += 1;
+            if count == 1 {
+                std::fs::rename(&moved.0, &moved.1).unwrap();
+            }
+            let _ = tell.send(count);
+            vec![Change::bytes(Tree::Sessions, format!("n{count}"), vec![count])]
+        });
+        let behind = Behind::begin(store.clone(), "t", Duration::from_millis(1), due).unwrap();
+        assert_eq!(told.recv(), Ok(1));
+        assert!(told.recv_timeout(Duration::from_millis(50)).is_err(), "the first is not saved");
+        // An edit of the same record meanwhile is the later word, though it is not saved either.
+        let (done, heard) = channel();
+        let edit: Edit = Box::new(|_| Some(Write::Put(b"edited".to_vec())));
+        let asked =
+            behind.asker().edit(Tree::Sessions, "n1".into(), edit, Box::new(move |saved| done.send(saved).unwrap()));
+        asked.unwrap();
+        assert!(heard.recv().unwrap().is_err());
+        std::fs::rename(&away, &part).unwrap();
+        assert_eq!(told.recv(), Ok(2));
+        drop(behind);
+        assert_eq!(store.get_bytes(Tree::Sessions, "n1").unwrap().unwrap(), b"edited");
+        assert_eq!(store.get_bytes(Tree::Sessions, "n2").unwrap().unwrap(), [2]);
     }
 
     #[test]

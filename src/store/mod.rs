@@ -13,6 +13,7 @@ pub mod behind;
 mod export;
 pub mod mapped;
 mod open;
+pub mod packed;
 mod sealed;
 pub mod tagged;
 mod tally;
@@ -146,11 +147,16 @@ pub struct Store {
 impl Store {
     /// Makes all the changes or, should the node die meanwhile, none; they are on disk when this returns.
     pub fn save(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        self.save_all(&changes)
+    }
+
+    /// The same, for who may have to try again.
+    pub fn save_all(&self, changes: &[Change]) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         for Change { tree, key, value } in changes {
-            let key = full_key(tree, &key).into_bytes();
+            let key = full_key(*tree, key).into_bytes();
             match value {
-                Some(value) => batch.insert(key, value),
+                Some(value) => batch.insert(key, &value[..]),
                 None => batch.remove(key),
             }
         }
@@ -196,6 +202,28 @@ impl Store {
     pub fn keys(&self, tree: Tree, prefix: &str) -> Result<Vec<String>, StoreError> {
         let skip = tree.as_str().len() + 1;
         Ok(self.raw(&full_key(tree, prefix))?.into_iter().map(|(key, _)| key[skip..].to_owned()).collect())
+    }
+
+    /// So many keys that start with `prefix`, in order: from the first, or those behind one.
+    pub fn some_keys(
+        &self,
+        tree: Tree,
+        prefix: &str,
+        after: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        let (skip, from) = (tree.as_str().len() + 1, full_key(tree, after.unwrap_or(prefix)));
+        let prefix = full_key(tree, prefix);
+        guarded(|| {
+            let is_it =
+                |key: &sled::Result<sled::IVec>| key.as_ref().map_or(true, |key| key.starts_with(prefix.as_bytes()));
+            let found = self.shared.records.range(from.clone()..).keys();
+            let found =
+                found.filter(|key| key.as_ref().map_or(true, |key| after.is_none() || **key != *from.as_bytes()));
+            let found = found.take_while(is_it).take(most);
+            let text = |key: sled::IVec| String::from_utf8(key[skip..].to_vec());
+            found.map(|key| text(key?).map_err(|_| StoreError::Failed("a key is not text".into()))).collect()
+        })
     }
 
     /// Reads one record that was written as bytes.

@@ -106,6 +106,9 @@ fn records_are_read_back_by_key_and_by_prefix() {
     store.put(Tree::History, "b/1", "other").unwrap();
     let found = store.scan::<String>(Tree::Ripples, "b/").unwrap();
     assert_eq!(found, [("b/1".to_owned(), "one".to_owned()), ("b/2".to_owned(), "two".to_owned())]);
+    let some = |after, most| store.some_keys(Tree::Ripples, "b/", after, most).unwrap();
+    assert_eq!((some(None, 1), some(Some("b/1"), 9)), (vec!["b/1".to_owned()], vec!["b/2".to_owned()]));
+    assert_eq!((some(Some("b/11"), 9), some(Some("b/2"), 9)), (vec!["b/2".to_owned()], vec![]));
     store.remove(Tree::Ripples, "b/1").unwrap();
     assert_eq!(store.keys(Tree::Ripples, "").unwrap(), ["b/2", "c"]);
     assert_eq!(store.get::<String>(Tree::Ripples, "b/1").unwrap(), None);

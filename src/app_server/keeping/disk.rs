@@ -1,38 +1,56 @@
 //! Owns the server's own store of sessions: their records and their data. Must not know who asks.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Lists;
 use crate::domain::names::ProgramName;
 use crate::domain::session::SessionId;
-use crate::domain::session_list::{Change, End, Session};
+use crate::domain::session_list::{Change, End, Unpacker, session_key, session_key_of_text};
 use crate::store::behind::Behind;
+use crate::store::packed::{Former, Packed};
 use crate::store::tagged::Tagged;
 use crate::store::{self, Options, Store, StoreError, Tree};
 
-const LIST: &str = "list/";
+/// Where earlier releases had sessions.
+const FORMER: Former = Former { prefix: "list/", key: session_key_of_text };
 const DATA: &str = "data/";
 const AWAY: &str = "away/";
 const MARK: &str = "mark";
 /// How often what changed is written.
 const WRITE_INTERVAL: Duration = Duration::from_millis(250);
+/// Keys that wait to be removed, at the most: with a disk that takes nothing, data is left, and found at the next start.
+const REMOVED_MAX: usize = 1_000_000;
 
 /// The store, and the thread that writes to it.
 #[derive(Clone)]
 pub struct Disk {
     store: Store,
     behind: Arc<Behind>,
-    waiting: Arc<Mutex<Vec<store::Change>>>,
+    waiting: Arc<Mutex<Waiting>>,
+}
+
+/// What the next write holds.
+#[derive(Default)]
+struct Waiting {
+    /// Sessions by their keys, packed; `None`: it is not here any more.
+    sessions: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// Records that go.
+    removed: BTreeSet<String>,
+}
+
+impl Waiting {
+    fn remove(&mut self, key: String) {
+        if self.removed.len() < REMOVED_MAX {
+            self.removed.insert(key);
+        }
+    }
 }
 
 pub fn data_key(program: &ProgramName, id: SessionId) -> String {
     format!("{DATA}{program}/{id}")
-}
-
-fn list_key(program: &ProgramName, id: SessionId) -> String {
-    format!("{LIST}{program}/{id}")
 }
 
 fn away_key(program: &ProgramName, id: SessionId) -> String {
@@ -45,8 +63,8 @@ fn named(key: &str, prefix: &str) -> Option<(ProgramName, SessionId)> {
 }
 
 impl Disk {
-    /// Opens the store in `dir`. `true`: it remembers nothing; management may.
-    pub fn open(dir: &Path) -> Result<(Self, bool), StoreError> {
+    /// Opens the store in `dir` and has all sessions begin again; how many. `true`: it remembers nothing; management may.
+    pub fn open(dir: &Path, lists: &dyn Lists) -> Result<(Self, usize, bool), StoreError> {
         let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S").to_string();
         let opened = Store::open(dir, &stamp, Options::default())?;
         if let Some(recovered) = &opened.recovered {
@@ -54,12 +72,24 @@ impl Disk {
         }
         let store = opened.store;
         let is_new = store.get::<bool>(Tree::Sessions, MARK)?.is_none();
-        let waiting: Arc<Mutex<Vec<store::Change>>> = Arc::default();
+        let (mut count, mut unpacker) = (0, Unpacker::default());
+        let mut packed = Packed::open_or_convert(&store, Tree::Sessions, FORMER, |key, value| {
+            if let Some((program, session)) = unpacker.read(key, value) {
+                lists.restore(program, &session);
+                count += 1;
+            }
+        })?;
+        let waiting: Arc<Mutex<Waiting>> = Arc::default();
         let ours = Arc::clone(&waiting);
-        let due = Box::new(move || std::mem::take(&mut *ours.lock().unwrap_or_else(PoisonError::into_inner)));
+        let due = Box::new(move || {
+            let Waiting { sessions, removed } = std::mem::take(&mut *lock(&ours));
+            let mut changes = packed.batch(sessions);
+            changes.extend(removed.into_iter().map(|key| store::Change::remove(Tree::Sessions, key)));
+            changes
+        });
         let behind = Behind::begin(store.clone(), "sessions", WRITE_INTERVAL, due)
             .map_err(|error| StoreError::Failed(error.to_string()))?;
-        Ok((Self { store, behind: Arc::new(behind), waiting }, is_new))
+        Ok((Self { store, behind: Arc::new(behind), waiting }, count, is_new))
     }
 
     /// Writes what has changed and what waits, and no more after that. Blocks.
@@ -79,20 +109,6 @@ impl Disk {
         Tagged::new(self.store.clone(), Tree::Sessions, self.behind.asker())
     }
 
-    /// Has all sessions begin again; how many.
-    pub fn restore(&self, lists: &dyn Lists) -> Result<usize, StoreError> {
-        let mut count = 0;
-        self.store.each(Tree::Sessions, LIST, |key, value| {
-            if let Some((program, id)) = named(key, LIST)
-                && let Some(session) = Session::unpack(id, value)
-            {
-                lists.restore(&program, &session);
-                count += 1;
-            }
-        })?;
-        Ok(count)
-    }
-
     /// Data of sessions that are not listed here: they went on elsewhere, or their records were not written.
     pub fn stray_data(&self, lists: &dyn Lists) -> Result<Vec<(ProgramName, SessionId)>, StoreError> {
         let mut strays = Vec::new();
@@ -104,17 +120,17 @@ impl Disk {
 
     /// Has changes written soon. Data ends with its session, unless that goes on elsewhere: its new home may ask.
     pub fn write(&self, program: &ProgramName, changes: &[Change]) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&self.waiting);
         for change in changes {
             match change {
                 Change::Is(session) => {
-                    waiting.push(store::Change::bytes(Tree::Sessions, list_key(program, session.id), session.pack()))
+                    waiting.sessions.insert(session_key(program, session.id), Some(session.pack()));
                 }
                 Change::Gone { id, how, .. } => {
-                    waiting.push(store::Change::remove(Tree::Sessions, list_key(program, *id)));
+                    waiting.sessions.insert(session_key(program, *id), None);
                     if *how != End::Migrated {
-                        waiting.push(store::Change::remove(Tree::Sessions, data_key(program, *id)));
-                        waiting.push(store::Change::remove(Tree::Sessions, away_key(program, *id)));
+                        waiting.remove(data_key(program, *id));
+                        waiting.remove(away_key(program, *id));
                     }
                 }
             }
@@ -123,9 +139,9 @@ impl Disk {
 
     /// Has the data of a session removed soon.
     pub fn forget_data(&self, program: &ProgramName, id: SessionId) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.push(store::Change::remove(Tree::Sessions, data_key(program, id)));
-        waiting.push(store::Change::remove(Tree::Sessions, away_key(program, id)));
+        let mut waiting = lock(&self.waiting);
+        waiting.remove(data_key(program, id));
+        waiting.remove(away_key(program, id));
     }
 
     /// Data that management has not got yet, from an earlier run too.
@@ -145,7 +161,10 @@ impl Disk {
 
     /// Management has it.
     pub fn note_there(&self, program: &ProgramName, id: SessionId) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.push(store::Change::remove(Tree::Sessions, away_key(program, id)));
+        lock(&self.waiting).remove(away_key(program, id));
     }
+}
+
+fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -117,8 +117,7 @@ impl Run {
     /// With these managements.
     pub fn below(dir: &std::path::Path, management: Vec<String>) -> Self {
         let lists = Shop::new();
-        let (disk, is_new) = Disk::open(dir).unwrap();
-        disk.restore(lists.as_ref()).unwrap();
+        let (disk, _, is_new) = Disk::open(dir, lists.as_ref()).unwrap();
         let arrivals = Arc::new(Arrivals::begin().0);
         let data = SessionData::begin(links(management.clone()), lists.clone(), disk.clone(), arrivals.clone());
         let teller = Teller::new(links(management), lists.clone(), disk.clone(), data.clone(), is_new);
@@ -140,6 +139,25 @@ async fn sessions_begin_again_from_disk_and_those_that_ended_do_not() {
     let mut run = Run::begin(dir.path());
     (1..=3).for_each(|id| run.lists.begin(id));
     run.teller.round().await;
+    run.lists.end(&shop(), SessionId(2), End::Cleared);
+    run.teller.round().await;
+    drop(run);
+    assert_eq!(Run::begin(dir.path()).lists.ids(), [1, 3]);
+}
+
+#[tokio::test]
+async fn sessions_begin_again_from_an_earlier_releases_disk() {
+    use crate::store::{Change, Options, Store, Tree};
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), "then", Options::default()).unwrap().store;
+    let of_old = |id| {
+        let session = Session { id: SessionId(id), place: place(), begun: now(), seen: now(), active: 0 };
+        Change::bytes(Tree::Sessions, format!("list/shop/{}", session.id), session.pack())
+    };
+    store.save(vec![of_old(1), of_old(2), of_old(3)]).unwrap();
+    drop(store);
+    let mut run = Run::begin(dir.path());
+    assert_eq!(run.lists.ids(), [1, 2, 3]);
     run.lists.end(&shop(), SessionId(2), End::Cleared);
     run.teller.round().await;
     drop(run);

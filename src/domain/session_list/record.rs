@@ -1,7 +1,37 @@
 //! Owns a session as bytes, as stores keep it: a million of them. Must not know stores.
 
 use super::Session;
+use crate::domain::names::ProgramName;
 use crate::domain::session::{Place, SessionId, WallMillis};
+
+/// The key of a session: its program's name, a slash, and the id's 16 bytes.
+pub fn session_key(program: &ProgramName, id: SessionId) -> Vec<u8> {
+    [program.as_str().as_bytes(), b"/", &id.to_bytes()].concat()
+}
+
+/// The same, of a program's name, a slash, and the id's text, as earlier releases wrote it: in the same order.
+pub fn session_key_of_text(text: &str) -> Option<Vec<u8>> {
+    let (program, id) = text.split_once('/')?;
+    Some(session_key(&program.parse().ok()?, id.parse().ok()?))
+}
+
+/// Reads sessions, one after the other.
+#[derive(Debug, Default)]
+pub struct Unpacker(Option<ProgramName>);
+
+impl Unpacker {
+    /// What was packed under that key; `None`: it is not that.
+    pub fn read(&mut self, key: &[u8], packed: &[u8]) -> Option<(&ProgramName, Session)> {
+        let (rest, id) = key.split_last_chunk::<16>()?;
+        let program = rest.strip_suffix(b"/")?;
+        // Those of a program follow each other.
+        if self.0.as_ref().is_none_or(|last| last.as_str().as_bytes() != program) {
+            self.0 = Some(std::str::from_utf8(program).ok()?.parse().ok()?);
+        }
+        let session = Session::unpack(SessionId::from_bytes(*id), packed)?;
+        Some((self.0.as_ref()?, session))
+    }
+}
 
 impl Session {
     /// All but the id, which is in the record's key, and the requests under way, which end with the process.
@@ -33,6 +63,25 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_is_read_by_its_key_and_the_text_of_one_is_in_the_same_order() {
+        let place = Place { server: "app-2".parse().unwrap(), version: "1.4.2".parse().unwrap() };
+        let (mut unpacker, mut last) = (Unpacker::default(), Vec::new());
+        for (program, number) in [("mail", 5), ("mail", u128::MAX), ("shop-2", 3), ("shop-2", 1 << 100), ("shop", 0)] {
+            let session = Session { id: SessionId(number), place: place.clone(), begun: 1, seen: 2, active: 0 };
+            let program: ProgramName = program.parse().unwrap();
+            let key = session_key(&program, session.id);
+            assert_eq!(session_key_of_text(&format!("{program}/{}", session.id)), Some(key.clone()));
+            assert!(key > last, "{program}");
+            assert_eq!(unpacker.read(&key, &session.pack()), Some((&program, session.clone())));
+            assert_eq!(unpacker.read(&key[1 + program.as_str().len()..], &session.pack()), None);
+            last = key;
+        }
+        for bad in ["", "shop", "shop/", "shop/1", "Sh op/00000000000000000000000001"] {
+            assert_eq!(session_key_of_text(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn a_session_reads_back_what_it_writes_and_nothing_else_does() {

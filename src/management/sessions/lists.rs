@@ -1,20 +1,25 @@
 //! Owns the lists themselves and what of them is not on disk yet: pure bookkeeping around the domain's lists. Must not know
 //! threads, or what a message looks like on its way.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::domain::names::{ProgramName, RunId, ServerName};
 use crate::domain::session::{AsItself, Place, SessionId, WallMillis};
-use crate::domain::session_list::{Bounds, Change, End, Session, SessionList};
+use crate::domain::session_list::{
+    Bounds, Change, End, Session, SessionList, Unpacker, is_forgotten, session_key, session_key_of_text,
+};
+use crate::store::packed::{Former, Packed};
 use crate::store::{self, Store, StoreError, Tree};
 use crate::wire::problem::{Code, Problem};
 use crate::wire::sessions::{
     BATCH_MAX, ProgramSessions, SessionsHere, SessionsTaken, TakeSession, TakenSession, ToldSessions,
 };
 
-const LIST: &str = "list/";
+/// Where earlier releases had sessions.
+const FORMER: Former = Former { prefix: "list/", key: session_key_of_text };
 const IDLE: &str = "idle/";
-/// Records that one write holds.
+pub const DATA: &str = "data/";
+/// Sessions that one write holds.
 const WRITE_MAX: usize = 20_000;
 /// Sessions looked at for being idle, each time.
 const EXPIRE_MAX: usize = 50_000;
@@ -36,6 +41,10 @@ pub struct Lists {
     telling: HashMap<ServerName, RunId>,
     /// Until then nothing ends because it was idle: sessions may live on where nobody could tell of it meanwhile.
     patient_until: WallMillis,
+    /// When this run of management began.
+    begun: WallMillis,
+    /// Those that there are; `None`: that has not been said yet.
+    servers: Option<BTreeSet<ServerName>>,
 }
 
 struct Listed {
@@ -47,38 +56,40 @@ struct Listed {
 }
 
 pub fn data_key(program: &ProgramName, id: SessionId) -> String {
-    format!("data/{program}/{id}")
+    format!("{DATA}{program}/{id}")
 }
 
-fn list_key(program: &ProgramName, id: SessionId) -> String {
-    format!("{LIST}{program}/{id}")
+/// What is to be written.
+#[derive(Default)]
+pub struct Due {
+    /// Sessions by their keys, packed; `None`: it has ended.
+    pub sessions: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    pub others: Vec<store::Change>,
 }
 
 impl Lists {
-    pub fn load(store: &Store, bounds: Bounds, now: WallMillis) -> Result<Self, StoreError> {
-        let (heard, telling, patient_until) = Default::default();
-        let mut lists = Self { programs: BTreeMap::new(), bounds, heard, telling, patient_until };
+    /// And what the lists are written to from then on.
+    pub fn load(store: &Store, bounds: Bounds, now: WallMillis) -> Result<(Self, Packed<(Store, Tree)>), StoreError> {
+        let (programs, heard, telling, patient_until, servers) = Default::default();
+        let mut lists = Self { programs, bounds, heard, telling, patient_until, begun: now, servers };
         for (key, idle) in store.scan::<WallMillis>(Tree::Sessions, IDLE)? {
             if let Ok(program) = key[IDLE.len()..].parse() {
                 lists.listed(&program).list.set_bounds(Bounds { idle, ..bounds });
             }
         }
-        let mut unreadable = 0_u64;
-        store.each(Tree::Sessions, LIST, |key, value| {
-            let named = key[LIST.len()..].split_once('/');
-            let named = named.and_then(|(program, id)| Some((program.parse().ok()?, id.parse().ok()?)));
-            match named.and_then(|(program, id)| Some((program, Session::unpack(id, value)?))) {
-                Some((program, session)) => drop(lists.listed(&program).list.restore(&session)),
+        let (mut unreadable, mut unpacker) = (0_u64, Unpacker::default());
+        let packed =
+            Packed::open_or_convert(store, Tree::Sessions, FORMER, |key, value| match unpacker.read(key, value) {
+                Some((program, session)) => drop(lists.listed(program).list.restore(&session)),
                 None => unreadable += 1,
-            }
-        })?;
+            })?;
         if unreadable > 0 {
             tracing::warn!(unreadable, "sessions' records cannot be read: their servers tell of them again");
         }
         if lists.programs.values().any(|listed| listed.list.count() > 0) {
             lists.patient_until = now + IDLE_SLACK;
         }
-        Ok(lists)
+        Ok((lists, packed))
     }
 
     fn listed(&mut self, program: &ProgramName) -> &mut Listed {
@@ -192,6 +203,33 @@ impl Lists {
         listed.list.contains(id)
     }
 
+    pub fn servers_are(&mut self, servers: BTreeSet<ServerName>) {
+        self.servers = Some(servers);
+    }
+
+    /// Whether every server has told all since this run began, and it is long enough ago for any program's sessions.
+    pub fn has_heard_all(&self, now: WallMillis) -> bool {
+        self.is_forgotten(self.bounds.idle, now)
+    }
+
+    /// Whether that record of data is of a session that nobody can name any more.
+    pub fn is_stray(&self, key: &str, now: WallMillis) -> bool {
+        let named = key.strip_prefix(DATA).and_then(|named| named.split_once('/'));
+        let named = named.and_then(|(program, id)| Some((program.parse::<ProgramName>().ok()?, id.parse().ok()?)));
+        // What cannot be read is not this one's to remove.
+        let Some((program, id)) = named else { return false };
+        match self.programs.get(&program) {
+            Some(listed) => !listed.list.contains(id) && self.is_forgotten(listed.list.bounds().idle, now),
+            None => self.is_forgotten(self.bounds.idle, now),
+        }
+    }
+
+    fn is_forgotten(&self, idle: WallMillis, now: WallMillis) -> bool {
+        let Some(servers) = &self.servers else { return false };
+        let untold = servers.iter().filter(|server| !self.heard.contains_key(*server)).count();
+        is_forgotten(self.begun, idle, untold, now)
+    }
+
     /// Has its records written again as they are to be.
     pub fn look_again(&mut self, program: &ProgramName, id: SessionId) {
         if let Some(listed) = self.programs.get_mut(program).filter(|listed| !listed.list.contains(id)) {
@@ -210,32 +248,28 @@ impl Lists {
     }
 
     /// Ends what is idle, and says what has to be written: at most so much at a time, the rest the next time.
-    pub fn due(&mut self, now: WallMillis) -> Vec<store::Change> {
-        let mut changes = Vec::new();
+    pub fn due(&mut self, now: WallMillis) -> Due {
+        let mut due = Due::default();
         for (program, listed) in &mut self.programs {
             if now >= self.patient_until {
                 listed.list.expire(now, EXPIRE_MAX);
             }
             listed.changed.extend(listed.list.take_changes(usize::MAX).iter().map(id_of));
             if let Some(idle) = listed.idle.take() {
-                changes.extend(store::Change::put(Tree::Sessions, format!("{IDLE}{program}"), &idle));
+                due.others.extend(store::Change::put(Tree::Sessions, format!("{IDLE}{program}"), &idle));
             }
-            let room = WRITE_MAX.saturating_sub(changes.len());
+            let room = WRITE_MAX.saturating_sub(due.sessions.len());
             let ids: Vec<SessionId> = listed.changed.iter().take(room).copied().collect();
             for id in ids {
                 listed.changed.remove(&id);
-                match listed.list.get(id) {
-                    Some(session) => {
-                        changes.push(store::Change::bytes(Tree::Sessions, list_key(program, id), session.pack()));
-                    }
-                    None => {
-                        changes.push(store::Change::remove(Tree::Sessions, list_key(program, id)));
-                        changes.push(store::Change::remove(Tree::Sessions, data_key(program, id)));
-                    }
+                let session = listed.list.get(id);
+                if session.is_none() {
+                    due.others.push(store::Change::remove(Tree::Sessions, data_key(program, id)));
                 }
+                due.sessions.push((session_key(program, id), session.map(|session| session.pack())));
             }
         }
-        changes
+        due
     }
 }
 

@@ -1,9 +1,13 @@
 //! Owns the tests of the master list: told, told all, taken, restarted, ended.
 
+use std::path::Path;
+
+use super::lists::Lists;
 use super::*;
 use crate::domain::names::Version;
 use crate::domain::session_list::{Change, SessionList, Sort};
-use crate::wire::sessions::ProgramSessions;
+use crate::store;
+use crate::wire::sessions::{DataTag, ProgramSessions};
 
 const IDLE: WallMillis = 30 * 60_000;
 
@@ -143,6 +147,25 @@ async fn the_list_and_its_data_are_there_after_a_restart_and_data_ends_with_its_
     assert_eq!(master.it().data(&shop(), SessionId(1)).unwrap(), None);
 }
 
+#[test]
+fn the_list_begins_again_from_an_earlier_releases_disk() {
+    let mut master = Master::new();
+    master.sessions = None;
+    let store = Store::open(master.dir.path(), "then", Options::default()).unwrap().store;
+    let of_old = |id| {
+        let session = session(id, "a", now());
+        store::Change::bytes(Tree::Sessions, format!("list/shop/{}", session.id), session.pack())
+    };
+    // As that release left it, which knew nothing of packed ones.
+    store.remove(Tree::Sessions, "packed/form").unwrap();
+    store.save(vec![of_old(1), of_old(2)]).unwrap();
+    drop(store);
+    for _ in 0..2 {
+        master.again();
+        assert_eq!(master.ids(), [1, 2]);
+    }
+}
+
 #[tokio::test]
 async fn a_session_whose_data_came_before_the_word_of_it_is_kept_when_its_server_tells_all() {
     for begun in [false, true] {
@@ -182,20 +205,30 @@ fn a_server_that_lost_its_list_is_told_which_sessions_were_at_home_there() {
     assert_eq!(found.len(), 902);
 }
 
+/// What a management that went away long ago left: sessions at home at a, and the data of the second.
+fn left_long_ago(dir: &Path, ids: &[u128]) {
+    let then = now() - IDLE - 3 * 60_000;
+    let store = Store::open(dir, "then", Options::default()).unwrap().store;
+    let bounds = Bounds { idle: IDLE_DEFAULT, sessions: 1_000 };
+    let (mut lists, mut packed) = Lists::load(&store, bounds, then).unwrap();
+    let changes = ids.iter().map(|id| Change::Is(session(*id, "a", then))).collect();
+    lists.told(&server("a"), &RUN.parse().unwrap(), told(true, true, changes), then);
+    let due = lists.due(then);
+    let tag = DataTag { number: 1, chance: 7 };
+    let data = store::Change::bytes(Tree::Sessions, lists::data_key(&shop(), SessionId(2)), tag.pack(Some(b"2")));
+    store.save([packed.batch(due.sessions), due.others, vec![data]].concat()).unwrap();
+}
+
 /// The second has moved to b, and has fallen silent at a, while management was away for longer than it takes.
 async fn one_that_lives_elsewhere(a_tells: impl Fn(&Master)) {
-    let mut master = Master::new();
-    let long_ago = now() - IDLE - 3 * 60_000;
-    let told_of = [1, 2].map(|id| Change::Is(session(id, "a", long_ago))).to_vec();
-    master.tell("a", RUN, told(true, true, told_of));
-    let (at, what) = (place("a"), What::Data(b"2".into()));
-    master.it().write_data(&shop(), SessionId(2), &at, Condition::Always, what).await.unwrap();
-    master.again();
+    let dir = tempfile::tempdir().unwrap();
+    left_long_ago(dir.path(), &[1, 2]);
+    let sessions = Some(Sessions::open(dir.path(), 1_000).unwrap());
+    let master = Master { dir, sessions };
     a_tells(&master);
     // What is due is written every half second: no word of b has come by then.
     let data = || master.it().data(&shop(), SessionId(2)).unwrap();
-    master.it().lock().due(now());
-    assert!(data().is_some(), "nothing is removed before all could tell");
+    assert_eq!(master.it().lock().due(now()).others, [], "nothing is removed before all could tell");
     let what = What::Data(b"later".into());
     let written = master.it().write_data(&shop(), SessionId(2), &place("b"), Condition::IsThere, what).await;
     assert!(matches!(written, Ok(Outcome::Is(_))), "{written:?}");
@@ -214,22 +247,50 @@ async fn a_session_that_fell_silent_at_its_old_home_while_management_was_away_li
 }
 
 #[test]
+fn data_whose_session_no_list_names_goes_when_all_servers_have_told_and_no_client_can_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    left_long_ago(dir.path(), &[1]);
+    let store = Store::open(dir.path(), "now", Options::default()).unwrap().store;
+    let datum = DataTag { number: 1, chance: 7 }.pack(Some(b"1"));
+    let put = |key: String| store::Change::bytes(Tree::Sessions, key, datum.clone());
+    let key = |program: &str, id| lists::data_key(&program.parse().unwrap(), SessionId(id));
+    // Of one that is listed, of 150 that are not, of an unknown program's, and of who knows whom.
+    let mut data = vec![put(key("shop", 1)), put(key("unknown", 9)), put("data/who/knows".into())];
+    data.extend((100..250).map(|id| put(key("shop", id))));
+    store.save(data).unwrap();
+    let (lists, packed) = Lists::load(&store, Bounds { idle: IDLE_DEFAULT, sessions: 1_000 }, now()).unwrap();
+    let lists = Arc::new(Mutex::new(lists));
+    let mut writer = Writer::new(lists.clone(), packed, store.clone());
+    let mut left = |after: WallMillis| {
+        for _ in 0..3 {
+            store.save(writer.due(now() + after)).unwrap();
+        }
+        store.keys(Tree::Sessions, lists::DATA).unwrap().len()
+    };
+    let (run, late): (RunId, _) = (RUN.parse().unwrap(), 2 * IDLE);
+    let is_here = || vec![Change::Is(session(1, "a", now() + late))];
+    let told = |at: &str| lock(&lists).told(&server(at), &run, told(true, true, is_here()), now());
+    told("a");
+    assert_eq!(left(late), 154, "nobody has said which servers there are");
+    lock(&lists).servers_are([server("a"), server("b")].into());
+    assert_eq!(left(late), 154, "b has not told");
+    told("b");
+    assert_eq!(left(IDLE), 154, "a client may come back whose server died before it told");
+    lock(&lists).take(&TakeSession { at: now() + late, ..take(200, "b", 0) }).unwrap();
+    assert_eq!(left(late), 3, "of the first, of one that was taken since, and of who knows whom");
+}
+
+#[test]
 fn what_is_idle_ends_here_too_once_all_could_tell_and_lives_again_where_it_is_heard_of() {
     let dir = tempfile::tempdir().unwrap();
-    let open = || Sessions::open(dir.path(), 1_000).unwrap();
-    let (sessions, run) = (open(), RUN.parse().unwrap());
-    let long_ago = now() - IDLE - 3 * 60_000;
-    let told_of = vec![Change::Is(session(1, "a", long_ago))];
-    sessions.told(&server("a"), &run, told(true, true, told_of));
-    sessions.stop();
-    drop(sessions);
-    let sessions = open();
+    left_long_ago(dir.path(), &[1]);
+    let sessions = Sessions::open(dir.path(), 1_000).unwrap();
     let count = || sessions.lock().list(&shop()).map(SessionList::count);
     sessions.lock().due(now());
     assert_eq!(count(), Some(1));
     sessions.lock().due(now() + 61_000);
     assert_eq!(count(), Some(0), "it does not stay for ever");
-    assert_eq!(sessions.take(&take(1, "b", long_ago)).unwrap_err().code, Code::SessionEnded);
+    assert_eq!(sessions.take(&take(1, "b", now() - IDLE)).unwrap_err().code, Code::SessionEnded);
     assert_eq!(sessions.take(&take(1, "b", now() + 62_000)).unwrap().home, None, "its tag was made since");
     assert_eq!(count(), Some(1));
 }

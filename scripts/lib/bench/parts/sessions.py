@@ -34,7 +34,8 @@ GOALS = {
     "expire_some_ms": (1_000, " ms", "a look for idle sessions of which up to a quarter is"),
     "expire_none_ms": (1, " ms", "a look for idle sessions of which none is"),
     "changes_ms": (10, " ms", "taking a batch of 2,000 changes"),
-    "restore_ms": (10_000, " ms", "begun again from an open store"),
+    "batch_ms": (1_000, " ms", "20,000 changes written, the longest of 40 times"),
+    "begin_ms": (10_000, " ms", "begun again: the store opened, and the list read"),
 }
 
 
@@ -57,7 +58,7 @@ def run(args):
     if not (args.list or args.debug):
         found.append(sticky(args))
     print(results.table(found))
-    print(f"\n{told['sessions']:,} sessions written in {told['save_ms']:,} ms; their store opens in {told['open_ms']:,} ms")
+    print(f"\n{told['sessions']:,} sessions written in {told['save_ms']:,} ms; of beginning again, {told['open_ms']:,} ms open the store")
     if args.json:
         results.write(args.json, found)
     return 1 if args.check and not all(result.holds for result in found) else 0
