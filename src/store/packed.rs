@@ -256,7 +256,7 @@ fn cut(start: &[u8], entries: &[(Vec<u8>, Vec<u8>)]) -> Vec<(Vec<u8>, Writer)> {
 /// Shows a page's entries as the changes have them, with what comes before and between.
 fn merge(page: &[u8], latest: &Latest, at: &mut usize, take: &mut impl FnMut(&[u8], &[u8])) -> Option<()> {
     chunk::read(page, |key, value| {
-        let said = latest.until(at, key, |key, value| take(key, value));
+        let said = latest.until(at, key, &mut *take);
         said.unwrap_or(value).into_iter().for_each(|value| take(key, value));
     })
 }

@@ -32,7 +32,7 @@ impl<'a> Cookies<'a> {
     /// Writes all but neap's own, in their order and as they came; nothing is written where none is left.
     pub fn write_others(&self, out: &mut Vec<u8>) {
         let (mut is_first, mut from) = (true, 0);
-        for own in self.own_places().chain([self.0.len()..self.0.len()]) {
+        for own in self.own_places().chain(std::iter::once(self.0.len()..self.0.len())) {
             let run = trim_pairs(&self.0[from..own.start]);
             if !run.is_empty() {
                 if !std::mem::take(&mut is_first) {

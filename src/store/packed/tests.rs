@@ -66,8 +66,11 @@ fn key(number: u16) -> Vec<u8> {
         .into_bytes()
 }
 
+/// What entries become, by their numbers.
+type Batch = Vec<(u16, Option<u8>)>;
+
 /// Batches of changes, each with whether the node dies after it was saved.
-fn batches() -> impl Strategy<Value = Vec<(Vec<(u16, Option<u8>)>, bool)>> {
+fn batches() -> impl Strategy<Value = Vec<(Batch, bool)>> {
     let change = (0..600_u16, prop_oneof![4 => (0..40_u8).prop_map(Some), 1 => Just(None)]);
     vec((vec(change, 0..60), proptest::bool::weighted(0.1)), 1..120)
 }
