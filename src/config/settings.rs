@@ -56,6 +56,6 @@ impl Config {
 
     pub fn store(&self) -> store::Options {
         let limits = &self.store.limits;
-        store::Options { cache_bytes: limits.cache_size, kept_aside: limits.kept_aside }
+        store::Options { cache_bytes: limits.cache_size, kept_aside: limits.kept_aside, late: None }
     }
 }

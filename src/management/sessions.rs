@@ -40,7 +40,8 @@ impl Sessions {
     /// Begins with what the store in `dir` has. At most so many sessions of one program are listed.
     pub fn open(dir: &Path, most: usize) -> Result<Self, StoreError> {
         let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S").to_string();
-        let opened = Store::open(dir, &stamp, Options::default())?;
+        let late = Some((Tree::Sessions, lists::DATA));
+        let opened = Store::open(dir, &stamp, Options { late, ..Options::default() })?;
         if let Some(recovered) = &opened.recovered {
             tracing::error!("the master Session List is rebuilt from the servers: {recovered}");
         }

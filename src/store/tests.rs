@@ -186,6 +186,28 @@ fn damage_anywhere_either_does_no_harm_or_is_told() {
 }
 
 #[test]
+fn of_records_that_are_read_late_a_damaged_one_is_as_none_and_the_others_are_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let late = Options { late: Some((Tree::Sessions, "data/")), ..Options::default() };
+    let open = |options| Store::open(dir.path(), "20260101T000000Z", options).unwrap();
+    let store = open(late).store;
+    let some = ["data", "data/a", "data/b", "data0"].map(|key| Change::bytes(Tree::Sessions, key, vec![7; 9]));
+    store.save(some.into()).unwrap();
+    let spoil = |store: &Store, key: &str| {
+        store.shared.records.insert(full_key(Tree::Sessions, key), b"\x00neither").unwrap();
+        store.put(Tree::Control, "a", &1).unwrap();
+    };
+    spoil(&store, "data/a");
+    drop(store);
+    let Opened { store, recovered } = open(late);
+    assert_eq!((recovered, store.get_bytes(Tree::Sessions, "data/a").unwrap()), (None, None));
+    assert_eq!(store.get_bytes(Tree::Sessions, "data/b").unwrap(), Some(vec![7; 9]));
+    spoil(&store, "data0");
+    drop(store);
+    assert!(open(late).recovered.is_some(), "what is not late is read at the start");
+}
+
+#[test]
 fn a_store_whose_snapshot_is_rubbish_is_moved_aside() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()));

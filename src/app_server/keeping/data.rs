@@ -67,6 +67,8 @@ struct Inner {
     turns: Turns,
     /// Of moved sessions: removed when nobody can ask for it any more.
     leaving: Mutex<VecDeque<(u64, Named)>>,
+    /// Of what an earlier run left, the last that was looked at; `None`: all is.
+    looked_at: Mutex<Option<Option<String>>>,
     links: Links,
     arrivals: Arc<Arrivals>,
 }
@@ -75,12 +77,10 @@ impl SessionData {
     /// With what an earlier run left.
     pub fn begin(links: Links, lists: Arc<dyn Lists>, disk: Disk, arrivals: Arc<Arrivals>) -> Self {
         let away = Away::begin(disk.clone(), lists.clone());
-        let strays = disk.stray_data(lists.as_ref()).unwrap_or_default();
-        let leaving = strays.into_iter().map(|named| (super::now() + lists.idle(&named.0), named)).collect();
         let here = disk.data();
         let sources = Sources::new(links.clone(), lists.clone());
-        let (turns, leaving) = (Turns::default(), Mutex::new(leaving));
-        let inner = Inner { sources, lists, disk, here, away, turns, leaving, links, arrivals };
+        let (turns, leaving, looked_at) = (Turns::default(), Mutex::default(), Mutex::new(Some(None)));
+        let inner = Inner { sources, lists, disk, here, away, turns, leaving, looked_at, links, arrivals };
         Self { inner: Arc::new(inner) }
     }
 
@@ -322,6 +322,7 @@ impl SessionData {
             }
         }
         self.inner.sources.learn_servers().await;
+        self.look_for_strays();
         let now = super::now();
         loop {
             let mut leaving = lock(&self.inner.leaving);
@@ -330,6 +331,21 @@ impl SessionData {
             if !self.inner.lists.contains(&program, id) {
                 self.inner.disk.forget_data(&program, id);
             }
+        }
+    }
+
+    /// Data that an earlier run left of sessions that are not listed goes, too, when nobody can ask for it any more.
+    fn look_for_strays(&self) {
+        let mut looked_at = lock(&self.inner.looked_at);
+        let Some(after) = looked_at.take() else { return };
+        match self.inner.disk.stray_data(after.as_deref(), self.inner.lists.as_ref()) {
+            Ok((strays, next)) => {
+                let now = super::now();
+                let until = |named: Named| (now + self.inner.lists.idle(&named.0), named);
+                lock(&self.inner.leaving).extend(strays.into_iter().map(until));
+                *looked_at = next.map(Some);
+            }
+            Err(error) => tracing::warn!(%error, "data that an earlier run left is not looked for any more"),
         }
     }
 

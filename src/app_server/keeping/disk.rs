@@ -24,6 +24,12 @@ const WRITE_INTERVAL: Duration = Duration::from_millis(250);
 /// Keys that wait to be removed, at the most: with a disk that takes nothing, data is left, and found at the next start.
 const REMOVED_MAX: usize = 1_000_000;
 
+/// Records of data that one look looks at: they are read for it, and there is no hurry.
+const LOOKED_AT: usize = 20;
+
+/// Sessions, and where to go on.
+pub type Strays = (Vec<(ProgramName, SessionId)>, Option<String>);
+
 /// The store, and the thread that writes to it.
 #[derive(Clone)]
 pub struct Disk {
@@ -66,7 +72,8 @@ impl Disk {
     /// Opens the store in `dir` and has all sessions begin again; how many. `true`: it remembers nothing; management may.
     pub fn open(dir: &Path, lists: &dyn Lists) -> Result<(Self, usize, bool), StoreError> {
         let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S").to_string();
-        let opened = Store::open(dir, &stamp, Options::default())?;
+        let late = Some((Tree::Sessions, DATA));
+        let opened = Store::open(dir, &stamp, Options { late, ..Options::default() })?;
         if let Some(recovered) = &opened.recovered {
             tracing::error!("this server's Session List is rebuilt from management's: {recovered}");
         }
@@ -109,13 +116,13 @@ impl Disk {
         Tagged::new(self.store.clone(), Tree::Sessions, self.behind.asker())
     }
 
-    /// Data of sessions that are not listed here: they went on elsewhere, or their records were not written.
-    pub fn stray_data(&self, lists: &dyn Lists) -> Result<Vec<(ProgramName, SessionId)>, StoreError> {
-        let mut strays = Vec::new();
-        self.store.each(Tree::Sessions, DATA, |key, _| {
-            strays.extend(named(key, DATA).filter(|(program, id)| !lists.contains(program, *id)));
-        })?;
-        Ok(strays)
+    /// Data of sessions that are not listed here: they went on elsewhere, or were not written. Looks at a few records, and
+    /// says where to go on; `None`: these were the last.
+    pub fn stray_data(&self, after: Option<&str>, lists: &dyn Lists) -> Result<Strays, StoreError> {
+        let keys = self.store.some_keys(Tree::Sessions, DATA, after, LOOKED_AT)?;
+        let is_stray = |(program, id): &(ProgramName, SessionId)| !lists.contains(program, *id);
+        let strays = keys.iter().filter_map(|key| named(key, DATA)).filter(is_stray).collect();
+        Ok((strays, keys.into_iter().nth(LOOKED_AT - 1)))
     }
 
     /// Has changes written soon. Data ends with its session, unless that goes on elsewhere: its new home may ask.

@@ -200,6 +200,32 @@ async fn data_ends_with_its_session_but_waits_for_one_that_goes_on_elsewhere() {
 }
 
 #[tokio::test]
+async fn data_that_an_earlier_run_left_is_found_a_part_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut run = Run::begin(dir.path());
+    for id in 1..=50 {
+        run.lists.begin(id);
+        run.put(id, Condition::Always, "cart").await;
+    }
+    run.lists.end(&shop(), SessionId(1), End::Migrated);
+    run.lists.end(&shop(), SessionId(50), End::Migrated);
+    run.teller.round().await;
+    drop(run);
+    let run = Run::begin(dir.path());
+    let (mut found, mut after, mut looks) = (Vec::new(), None, 0);
+    loop {
+        let (strays, next) = run.disk.stray_data(after.as_deref(), run.lists.as_ref()).unwrap();
+        found.extend(strays);
+        (after, looks) = (next, looks + 1);
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, [(shop(), SessionId(1)), (shop(), SessionId(50))]);
+    assert!(looks > 2, "{looks}");
+}
+
+#[tokio::test]
 async fn what_was_removed_without_management_is_given_as_a_removal() {
     let dir = tempfile::tempdir().unwrap();
     let run = Run::begin(dir.path());
