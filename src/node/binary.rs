@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::link::client::{Client, Settings};
 use crate::link::secret::Secret;
 use crate::programs::binaries::{self, BadBinary, Binaries};
-use crate::programs::disk::DiskError;
+use crate::programs::disk::{self, DiskError};
 use crate::programs::successor;
 use crate::wire::api::path;
 use crate::wire::binary::{Binary, BinaryStage, TakeBinary};
@@ -74,12 +74,22 @@ impl Taker {
 
     async fn work(&self, order: &TakeBinary) -> Result<(), String> {
         let told = |error: BadBinary| error.to_string();
-        let file = match self.binaries.path(order.sha256) {
-            Some(held) if binaries::digest(&held).is_ok_and(|found| found == order.sha256) => held,
-            _ => self.fetch(order).await?,
+        let (held, kept) = match self.binaries.path(order.sha256) {
+            Some(held) => (held, true),
+            None => (self.fetch(order).await?, false),
         };
         successor::reached(&order.operation, BinaryStage::Checking);
-        binaries::check(&file).await.map_err(told)?;
+        let file = match binaries::check(&held).await {
+            Ok(found) if found.sha256 == order.sha256 => held,
+            Err(error) if !kept || matches!(error, BadBinary::Late(_) | BadBinary::Disk(_)) => return Err(told(error)),
+            // What was kept is not what it was.
+            _ => {
+                disk::remove_any(&held);
+                let file = self.fetch(order).await?;
+                binaries::check(&file).await.map_err(told)?;
+                file
+            }
+        };
         self.binaries.keep_own(self.own.sha256).map_err(told)?;
         if let Err(error) = self.binaries.sweep(&[order.sha256, self.own.sha256]) {
             tracing::warn!(%error, "old binaries stay");

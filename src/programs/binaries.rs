@@ -48,6 +48,8 @@ pub enum BadBinary {
     Machine { found: u16, own: u16 },
     #[error("it does not run: {0}")]
     DoesNotRun(String),
+    #[error("it said nothing within {}", crate::domain::duration::show(*.0))]
+    Late(Duration),
     #[error("it is not neap: asked for its version, it said \"{0}\"")]
     NotNeap(String),
 }
@@ -162,6 +164,13 @@ pub fn digest(path: &Path) -> Result<Sha256, DiskError> {
     }
 }
 
+/// The same, of a file that is large, without holding up what else this thread does.
+async fn digest_aside(path: &Path) -> Result<Sha256, DiskError> {
+    let at = path.to_owned();
+    let hashed = tokio::task::spawn_blocking(move || digest(&at)).await;
+    hashed.unwrap_or_else(|error| Err(DiskError::at("read", path)(io::Error::other(error))))
+}
+
 /// The binary that this process runs.
 pub fn own() -> Result<Binary, DiskError> {
     Ok(Binary { sha256: digest(Path::new(OWN))?, ..about() })
@@ -199,14 +208,15 @@ pub async fn check(path: &Path) -> Result<Binary, BadBinary> {
     if machine != own {
         return Err(BadBinary::Machine { found: machine, own });
     }
-    let said = says(path, "--version").await?;
+    let said = says(path, "--version", SAYS_WITHIN).await?;
     let version = said.trim().strip_prefix("neap ").ok_or_else(|| BadBinary::NotNeap(first_words(&said)))?.to_owned();
     // One that knows no such word is of a release before there were any.
-    let about = match says(path, "about").await {
+    let about = match says(path, "about", SAYS_WITHIN).await {
         Ok(said) => serde_json::from_str(&said).unwrap_or(About { version, protocol: 0 }),
+        Err(late @ BadBinary::Late(_)) => return Err(late),
         Err(_) => About { version, protocol: 0 },
     };
-    Ok(Binary { sha256: digest(path)?, version: about.version, protocol: about.protocol })
+    Ok(Binary { sha256: digest_aside(path).await?, version: about.version, protocol: about.protocol })
 }
 
 fn first_words(said: &str) -> String {
@@ -224,7 +234,7 @@ fn machine(path: &Path) -> Result<u16, BadBinary> {
     Ok(if head[5] == 2 { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
 }
 
-async fn says(path: &Path, word: &str) -> Result<String, BadBinary> {
+async fn says(path: &Path, word: &str, within: Duration) -> Result<String, BadBinary> {
     let run = |error: io::Error| BadBinary::DoesNotRun(error.to_string());
     let mut child = spawn(path, word).await.map_err(run)?;
     let mut said = Vec::new();
@@ -235,9 +245,8 @@ async fn says(path: &Path, word: &str) -> Result<String, BadBinary> {
         }
         child.wait().await
     };
-    let late =
-        |_| BadBinary::DoesNotRun(format!("it said nothing within {}", crate::domain::duration::show(SAYS_WITHIN)));
-    let status = tokio::time::timeout(SAYS_WITHIN, ended).await.map_err(late)?.map_err(run)?;
+    let late = |_| BadBinary::Late(within);
+    let status = tokio::time::timeout(within, ended).await.map_err(late)?.map_err(run)?;
     if !status.success() {
         return Err(BadBinary::DoesNotRun(format!("`{word}` ended with {status}")));
     }
@@ -279,6 +288,14 @@ mod tests {
         fs::write(&path, bytes).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         path
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_slow_to_say_what_it_is_is_not_called_bad() {
+        let dir = tempfile::tempdir().unwrap();
+        let slow = put(dir.path(), "slow", b"#!/bin/sh\nexec sleep 60\n");
+        let said = says(&slow, "--version", Duration::from_millis(20)).await;
+        assert!(matches!(said, Err(BadBinary::Late(_))), "{said:?}");
     }
 
     #[test]

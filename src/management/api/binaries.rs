@@ -68,6 +68,8 @@ async fn held(desk: &Desk, sha256: Sha256) -> Result<(Binary, u64), Problem> {
             crate::programs::disk::remove_any(&path);
             Err(problem(BadBinary::Checksum { expected: sha256, found: binary.sha256 }))
         }
+        // That the machine is busy says nothing of the file.
+        Err(error @ (BadBinary::Late(_) | BadBinary::Disk(_))) => Err(problem(error)),
         Err(error) => {
             crate::programs::disk::remove_any(&path);
             Err(problem(error))
@@ -119,6 +121,8 @@ fn problem(error: BadBinary) -> Problem {
             Problem::new(code, error.to_string()).hint("look at the disk of [node] data_dir on the management node")
         }
         BadBinary::Checksum { .. } => Problem::new(Code::BadChecksum, error.to_string()).hint("push it again"),
+        BadBinary::Late(_) => Problem::new(Code::Unavailable, format!("the file was tried, and {error}"))
+            .hint("is the management node busy? ask again: the file is kept"),
         BadBinary::TooLarge { .. } => Problem::new(Code::PayloadTooLarge, error.to_string()),
         other => Problem::new(Code::BadBinary, format!("the file cannot take a node's place: {other}"))
             .hint("give the neap binary of this machine's kind, such as target/release/neap"),
