@@ -2,7 +2,7 @@
 //! kept over the node's restarts, and told by digest. Must not know what management does with it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +22,9 @@ use crate::store::Store;
 use crate::wire::components::{digest, digest_of};
 use crate::wire::messages::ToldComponents;
 
-/// After an instance came up, what it loads later is looked for this often, so many times.
+/// An instance that came up is looked at a moment later: first it is to serve.
+const AFTER_UP: Duration = Duration::from_millis(250);
+/// What it loads later is looked for this often, so many times.
 const SETTLE: Duration = Duration::from_secs(3);
 const SETTLE_LOOKS: u32 = 2;
 /// Bytes of usages in one answer.
@@ -82,16 +84,30 @@ impl Components {
     pub async fn run(self) {
         let inner = self.inner;
         let changed = inner.machine.changed();
-        let mut settles = 0;
+        let mut settling: BTreeMap<ProgramName, u32> = BTreeMap::new();
         loop {
             let asks = inner.asks.get();
-            inner.look_at_all().await;
+            inner.look(None).await;
             inner.done.send_replace(asks);
-            let pause = if settles > 0 { SETTLE.min(inner.every) } else { inner.every };
-            tokio::select! {
-                () = inner.asked.notified() => {}
-                () = changed.notified() => settles = SETTLE_LOOKS,
-                () = tokio::time::sleep(pause) => settles = settles.saturating_sub(1),
+            let whole = tokio::time::sleep(inner.every);
+            tokio::pin!(whole);
+            // Until everything is looked at again, only what is new: its neighbours have other things to do.
+            loop {
+                tokio::select! {
+                    () = inner.asked.notified() => break,
+                    () = &mut whole => break,
+                    () = changed.notified() => {
+                        tokio::time::sleep(AFTER_UP).await;
+                        let new = inner.unseen();
+                        inner.look(Some(&new)).await;
+                        settling.extend(new.into_iter().map(|program| (program, SETTLE_LOOKS)));
+                    }
+                    () = tokio::time::sleep(SETTLE.min(inner.every)), if !settling.is_empty() => {
+                        inner.look(Some(&settling.keys().cloned().collect())).await;
+                        settling.values_mut().for_each(|looks| *looks -= 1);
+                        settling.retain(|_, looks| *looks > 0);
+                    }
+                }
             }
         }
     }
@@ -131,14 +147,24 @@ impl Components {
 }
 
 impl Inner {
-    async fn look_at_all(&self) {
+    /// Programs whose newest instance was not looked at yet.
+    fn unseen(&self) -> BTreeSet<ProgramName> {
+        let memories = self.memories.borrow();
+        let seen = |program: &ProgramName, name: &str| memories.get(program).is_some_and(|of| of.instance == name);
+        let living = newest(self.machine.living()).into_iter();
+        living.filter(|(program, record)| !seen(program, &record.name)).map(|(program, _)| program).collect()
+    }
+
+    /// Looks at these programs, or at all.
+    async fn look(&self, only: Option<&BTreeSet<ProgramName>>) {
         let before = self.digests();
         let living = newest(self.machine.living());
         self.awaited
             .borrow_mut()
             .retain(|name| self.machine.is_on_record(name) && !living.values().any(|record| record.name == *name));
         self.book.borrow_mut().retain(|program, page| living.contains_key(program) || self.keeps(program, page));
-        for (program, record) in &living {
+        let wanted = |program: &ProgramName| only.is_none_or(|only| only.contains(program));
+        for (program, record) in living.iter().filter(|(program, _)| wanted(program)) {
             let Look { usage, memory } = self.look_at(record).await;
             self.book.borrow_mut().insert(program.clone(), Page::fitting(usage));
             self.remember(program, memory);

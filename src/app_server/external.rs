@@ -7,7 +7,7 @@ use std::time::Instant;
 use futures_util::future::LocalBoxFuture;
 
 use super::hands::{Keeper, Life, Up};
-use super::machine::with_lines;
+use super::living::with_lines;
 use crate::domain::names::{ProgramName, Release};
 use crate::domain::program::{External, Health, Manifest};
 use crate::programs::instance::{self, InstanceRecord, Mark};

@@ -14,7 +14,7 @@ use super::records;
 use crate::domain::names::{ProgramName, Release};
 use crate::domain::program::Manifest;
 use crate::programs::instance::{InstanceRecord, Mark};
-use crate::store::{Store, StoreError};
+use crate::store::{Change, Store, StoreError};
 
 /// Starts, stops and watches instances. Futures may be dropped at any point: what they had begun is on record.
 pub trait Hands {
@@ -32,6 +32,12 @@ pub trait Hands {
 
     /// The living instances that others have taken over from.
     fn retired(&self, keeper: Keeper) -> LocalBoxFuture<'static, Vec<Rc<dyn Life>>>;
+
+    /// What runs may be stopped before long: what can be found out before then is.
+    fn foresee_stop(&self, _keeper: &Keeper) {}
+
+    /// This release is started as soon as what runs has stopped: what can be done before then is.
+    fn make_ready(&self, _manifest: Arc<Manifest>, _release: Release, _keeper: Keeper) {}
 
     /// Stops every instance that is marked for it; nothing of any is left when it is done.
     fn stop(&self, keeper: Keeper) -> LocalBoxFuture<'static, Result<(), String>>;
@@ -67,12 +73,14 @@ pub trait Life {
 pub struct Keeper {
     store: Store,
     records: Rc<RefCell<BTreeMap<String, InstanceRecord>>>,
+    /// Let go, and on disk still.
+    gone: Rc<RefCell<Vec<String>>>,
 }
 
 impl Keeper {
     pub fn new(store: Store, records: Vec<InstanceRecord>) -> Self {
         let records = records.into_iter().map(|record| (record.name.clone(), record)).collect();
-        Self { store, records: Rc::new(RefCell::new(records)) }
+        Self { store, records: Rc::new(RefCell::new(records)), gone: Rc::default() }
     }
 
     pub fn all(&self) -> Vec<InstanceRecord> {
@@ -91,6 +99,23 @@ impl Keeper {
         self.store.save(vec![records::forget_instance(name)])?;
         self.records.borrow_mut().remove(name);
         Ok(())
+    }
+
+    /// Forgets an instance of which nothing is left with whatever is saved next: that it is on disk until then, marked
+    /// as it is, does no harm.
+    pub fn let_go(&self, name: &str) {
+        self.records.borrow_mut().remove(name);
+        self.gone.borrow_mut().push(name.to_owned());
+    }
+
+    /// What was let go, to be removed with something else.
+    pub fn gone(&self) -> Vec<Change> {
+        self.gone.borrow().iter().map(|name| records::forget_instance(name)).collect()
+    }
+
+    /// It was removed.
+    pub fn removed(&self) {
+        self.gone.borrow_mut().clear();
     }
 
     /// The marks were saved: remembers them.

@@ -12,54 +12,71 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use super::external::Ground;
 use super::hands::{Hands, Keeper, Life, Started, Up};
+use super::living::{Living, with_lines};
 use super::records;
 use crate::domain::names::{ProgramName, Release};
 use crate::domain::program::{Health, Kind, Manifest, StopSignal};
 use crate::programs::adopt::{self, Found};
 use crate::programs::instance::{self, Instance, InstanceRecord, Mark};
+use crate::programs::launch::Waiting;
 use crate::programs::orphans::Orphans;
 use crate::programs::ports::Ports;
 use crate::programs::probe;
 use crate::programs::shelf::Rooms;
+use crate::programs::stop::Foreseen;
 use crate::programs::surroundings::Surroundings;
-use crate::programs::usage::{self, Usage};
-use crate::programs::{launch, output, stop};
+use crate::programs::usage::Usage;
+use crate::programs::{launch, stop};
 use crate::store::Store;
 
 /// Grace for an instance whose manifest is not known any more.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two looks for an instance that could not be looked for.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// Between two looks at what instances use.
-const MEASURE_EVERY: Duration = Duration::from_secs(1);
-/// Between two looks at what instances have written.
-const HOUSE_EVERY: Duration = Duration::from_secs(10);
 
 /// The real hands. Cheap to clone; all clones share what they hold.
 #[derive(Clone)]
 pub struct Machine {
-    inner: Rc<Inner>,
+    pub(super) inner: Rc<Inner>,
 }
 
-struct Inner {
-    around: Surroundings,
+pub(super) struct Inner {
+    pub(super) around: Surroundings,
     scope: String,
     ports: Ports,
     rooms: Rooms,
     store: Store,
-    held: RefCell<HashMap<String, Held>>,
+    pub(super) held: RefCell<HashMap<String, Held>>,
+    /// Of instances that may be stopped before long, by name.
+    foreseen: RefCell<HashMap<String, Foreseen>>,
+    /// Processes that wait for the word to become the program.
+    ahead: RefCell<HashMap<ProgramName, Ahead>>,
     /// Rung when an instance is up, or gone.
     changed: Rc<Notify>,
-    usage: Rc<RefCell<Usage>>,
+    pub(super) usage: Rc<RefCell<Usage>>,
+}
+
+/// A process that is made, or being made, before it may become the program.
+struct Ahead {
+    release: Release,
+    making: JoinHandle<Result<Waiting, String>>,
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        // What waits ends with its task.
+        self.making.abort();
+    }
 }
 
 /// An instance that this run of the node has hold of.
 #[derive(Clone)]
-struct Held {
-    instance: Arc<Instance>,
+pub(super) struct Held {
+    pub(super) instance: Arc<Instance>,
     /// Counted once, when it was adopted; `None`: it was started by this run of the node, whose connections are none.
     orphans: Option<Rc<RefCell<Orphans>>>,
 }
@@ -67,8 +84,8 @@ struct Held {
 impl Machine {
     pub fn new(around: Surroundings, ports: Ports, rooms: Rooms, store: Store) -> Self {
         let scope = instance::scope(&around.node, &around.data_dir);
-        let (held, changed, usage) = Default::default();
-        Self { inner: Rc::new(Inner { around, scope, ports, rooms, store, held, changed, usage }) }
+        let (held, foreseen, ahead, changed, usage) = Default::default();
+        Self { inner: Rc::new(Inner { around, scope, ports, rooms, store, held, foreseen, ahead, changed, usage }) }
     }
 
     pub fn scope(&self) -> &str {
@@ -105,34 +122,6 @@ impl Machine {
     /// What the instances use of this machine's cores.
     pub fn usage(&self) -> Rc<RefCell<Usage>> {
         self.inner.usage.clone()
-    }
-
-    /// Measures it, again and again.
-    pub async fn measure(self) {
-        loop {
-            tokio::time::sleep(MEASURE_EVERY).await;
-            let records: Vec<_> =
-                self.inner.held.borrow().values().map(|held| held.instance.record().clone()).collect();
-            let looked = tokio::task::spawn_blocking(move || (Instant::now(), usage::look(&records))).await;
-            match looked {
-                Ok((at, used)) => self.inner.usage.borrow_mut().take(at, used),
-                Err(error) => tracing::error!(%error, "measuring what instances use ended"),
-            }
-        }
-    }
-
-    /// Keeps what instances write within its bounds, again and again.
-    pub async fn keep_house(self) {
-        loop {
-            tokio::time::sleep(HOUSE_EVERY).await;
-            let around = self.inner.around.clone();
-            let records: Vec<_> =
-                self.inner.held.borrow().values().map(|held| held.instance.record().clone()).collect();
-            let tidying = tokio::task::spawn_blocking(move || tidy_logs(&around, &records)).await;
-            if let Err(error) = tidying {
-                tracing::error!(%error, "rotating logs ended");
-            }
-        }
     }
 
     /// Ends the processes that carry an instance's name of this node and that no record knows.
@@ -183,11 +172,36 @@ impl Hands for Machine {
         })
     }
 
+    fn foresee_stop(&self, keeper: &Keeper) {
+        for record in keeper.all() {
+            let Some(held) = self.inner.held.borrow().get(&record.name).cloned() else { continue };
+            let inner = self.inner.clone();
+            tokio::task::spawn_local(async move {
+                let foreseen = stop::foresee(&held.instance).await;
+                // It may have ended meanwhile.
+                if inner.held.borrow().contains_key(&record.name) {
+                    inner.foreseen.borrow_mut().insert(record.name, foreseen);
+                }
+            });
+        }
+    }
+
+    fn make_ready(&self, manifest: Arc<Manifest>, release: Release, keeper: Keeper) {
+        if matches!(manifest.kind, Kind::External(_)) {
+            return;
+        }
+        let (inner, program, of) = (self.inner.clone(), manifest.name.clone(), release.clone());
+        let making = async move { inner.make(&manifest, &of, &keeper, Mark::Running).await };
+        let ahead = Ahead { release, making: tokio::task::spawn_local(making) };
+        self.inner.ahead.borrow_mut().insert(program, ahead);
+    }
+
     fn stop(&self, keeper: Keeper) -> LocalBoxFuture<'static, Result<(), String>> {
         let inner = self.inner.clone();
         Box::pin(async move {
             for record in keeper.all().into_iter().filter(|record| record.mark.stops()) {
-                inner.end(&record, &keeper).await?;
+                inner.clear(&record, &keeper).await?;
+                keeper.let_go(&record.name);
             }
             Ok(())
         })
@@ -210,7 +224,10 @@ impl Inner {
             return self.ground().start(&manifest, external, &release, &keeper).await;
         }
         let mut alive = None;
-        for record in keeper.all().into_iter().filter(|record| record.mark != Mark::Retired) {
+        let ready = self.ready(&manifest.name, &release).await;
+        let is_ready = |name: &str| ready.as_ref().is_some_and(|waiting| waiting.record().name == name);
+        let others = |record: &InstanceRecord| record.mark != Mark::Retired && !is_ready(&record.name);
+        for record in keeper.all().into_iter().filter(others) {
             let fit = record.mark == Mark::Running && record.release == release && alive.is_none();
             match self.look_for(&record).await {
                 Some(found) if fit => alive = Some(found),
@@ -218,9 +235,10 @@ impl Inner {
             }
         }
         let began = Instant::now();
-        let held = match alive {
-            Some(held) => held,
-            None => self.launch(&manifest, &release, &keeper, Mark::Running).await?,
+        let held = match (alive, ready) {
+            (Some(held), _) => held,
+            (None, Some(waiting)) => self.go(waiting).await?,
+            (None, None) => self.launch(&manifest, &release, &keeper, Mark::Running).await?,
         };
         self.until_up(&manifest, &release, held, began.elapsed()).await
     }
@@ -241,6 +259,19 @@ impl Inner {
         Ok(Up { addr, launch, life: Rc::new(Living { instance, health, orphans }) })
     }
 
+    /// The process that was made for this before, if there is one.
+    async fn ready(&self, program: &ProgramName, release: &Release) -> Option<Waiting> {
+        let mut ahead = self.ahead.borrow_mut().remove(program).filter(|ahead| ahead.release == *release)?;
+        match (&mut ahead.making).await {
+            Ok(Ok(waiting)) => Some(waiting),
+            Ok(Err(why)) => {
+                tracing::debug!(%program, why, "no process could be made before the old one had ended");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
     async fn launch(
         &self,
         manifest: &Manifest,
@@ -248,6 +279,17 @@ impl Inner {
         keeper: &Keeper,
         mark: Mark,
     ) -> Result<Held, String> {
+        self.go(self.make(manifest, release, keeper, mark).await?).await
+    }
+
+    /// Makes a process that waits, and is on record.
+    async fn make(
+        &self,
+        manifest: &Manifest,
+        release: &Release,
+        keeper: &Keeper,
+        mark: Mark,
+    ) -> Result<Waiting, String> {
         let told = |error: &dyn std::fmt::Display| error.to_string();
         let none = || format!("release {} of {} is not unpacked here", release.version, manifest.name);
         let dir = self.rooms.path(&manifest.name, release.sha256).ok_or_else(none)?;
@@ -258,7 +300,13 @@ impl Inner {
         // The launcher waits for the word until its record is on disk (protocol P9a).
         let record = InstanceRecord { mark, ..waiting.record().clone() };
         keeper.add(&record).map_err(|error| format!("its record cannot be saved: {error}"))?;
-        let instance = waiting.go().await.map_err(|error| told(&error))?;
+        Ok(waiting)
+    }
+
+    /// Gives the word: it becomes the program.
+    async fn go(&self, waiting: Waiting) -> Result<Held, String> {
+        let name = waiting.record().name.clone();
+        let instance = waiting.go().await.map_err(|error| error.to_string())?;
         let held = Held { instance, orphans: None };
         self.held.borrow_mut().insert(name, held.clone());
         Ok(held)
@@ -293,6 +341,12 @@ impl Inner {
 
     /// Stops what there is of a recorded instance, then forgets it.
     async fn end(&self, record: &InstanceRecord, keeper: &Keeper) -> Result<(), String> {
+        self.clear(record, keeper).await?;
+        keeper.forget(&record.name).map_err(|error| format!("its record cannot be removed: {error}"))
+    }
+
+    /// Stops what there is of a recorded instance. It is on record still.
+    async fn clear(&self, record: &InstanceRecord, keeper: &Keeper) -> Result<(), String> {
         let told = |error: stop::StopError| error.to_string();
         let manifest = records::manifest(&self.store, &record.program, &record.release).ok().flatten();
         if let Some((manifest, Kind::External(external))) = manifest.as_ref().map(|manifest| (manifest, &manifest.kind))
@@ -302,7 +356,8 @@ impl Inner {
         match self.look_for(record).await {
             Some(Held { instance, .. }) => {
                 let (signal, grace) = self.manner(record);
-                let stopped = stop::stop(&instance, signal, grace).await.map_err(told)?;
+                let foreseen = self.foreseen.borrow_mut().remove(&record.name);
+                let stopped = stop::stop(&instance, signal, grace, foreseen).await.map_err(told)?;
                 tracing::info!(program = %record.program, version = %record.release.version, pid = record.pid,
                     exit = %stopped.exit, killed = stopped.killed, "an instance was stopped");
             }
@@ -311,8 +366,9 @@ impl Inner {
             }
         }
         self.held.borrow_mut().remove(&record.name);
+        self.foreseen.borrow_mut().remove(&record.name);
         self.changed.notify_one();
-        keeper.forget(&record.name).map_err(|error| format!("its record cannot be removed: {error}"))
+        Ok(())
     }
 
     fn manner(&self, record: &InstanceRecord) -> (StopSignal, Duration) {
@@ -330,55 +386,5 @@ impl Inner {
 
     fn log(&self, record: &InstanceRecord) -> PathBuf {
         self.around.log(&record.program, &record.name)
-    }
-}
-
-fn tidy_logs(around: &Surroundings, living: &[InstanceRecord]) {
-    for record in living {
-        if let Err(error) = output::rotate(&around.log(&record.program, &record.name), &output::LIMITS) {
-            tracing::warn!(instance = record.name, %error, "cannot rotate a log");
-        }
-        let same = living.iter().filter(|other| other.program == record.program);
-        let names: Vec<String> = same.map(|other| other.name.clone()).collect();
-        output::sweep(&around.logs(&record.program), &names, &output::LIMITS);
-    }
-}
-
-/// A failure and the last lines of output, as people read them.
-pub fn with_lines(failure: &str, lines: &[String]) -> String {
-    if lines.is_empty() {
-        return failure.to_owned();
-    }
-    format!("{failure}; its last lines:\n{}", lines.join("\n"))
-}
-
-struct Living {
-    instance: Arc<Instance>,
-    health: Health,
-    /// `None`: it was started by this run of the node.
-    orphans: Option<Rc<RefCell<Orphans>>>,
-}
-
-impl Life for Living {
-    fn ended(&self) -> LocalBoxFuture<'static, String> {
-        let instance = self.instance.clone();
-        Box::pin(async move { instance.exited().await.to_string() })
-    }
-
-    fn probe(&self) -> LocalBoxFuture<'static, Result<(), String>> {
-        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, self.instance.record().port));
-        let health = self.health.clone();
-        Box::pin(async move { probe::probe(at, &health).await.map_err(|failure| failure.to_string()) })
-    }
-
-    fn orphans(&self) -> u64 {
-        match self.orphans.as_ref().map_or(Ok(0), |orphans| orphans.borrow_mut().remaining()) {
-            Ok(left) => left as u64,
-            Err(error) => {
-                // What cannot be seen may be there.
-                tracing::warn!(%error, "cannot count orphans");
-                1
-            }
-        }
     }
 }

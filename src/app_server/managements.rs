@@ -8,12 +8,18 @@ use tokio::sync::watch;
 use tracing::{debug, info};
 
 use super::server::{Beat, Renewed, Server};
+use crate::domain::duration;
 use crate::link::client::Client;
 use crate::link::identity::Identity;
 use crate::link::tag_keys::TagKeys;
 use crate::wire::envelope::MESSAGES_PATH;
 use crate::wire::messages::{Registration, Renewals, ToManagement, Welcome};
 use crate::wire::problem::{Code, Problem};
+
+/// How many heartbeats' time one may wait for its answer, and no less than that: a management that has much to do is not
+/// asked all the more. It is less than what makes a node silent.
+const HEARTBEATS_PATIENCE: u32 = 3;
+const PATIENCE_LEAST: Duration = Duration::from_secs(2);
 
 /// What one management hears.
 pub struct Herald {
@@ -76,7 +82,10 @@ impl Herald {
         let envelope = self.identity.envelope(None, message);
         let bytes = serde_json::to_vec(&envelope).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
         let url = format!("{}{MESSAGES_PATH}", self.url.trim_end_matches('/'));
-        let answer = self.client.post(&url, bytes).await.map_err(|error| error.problem())?;
-        answer.json()
+        // One that hangs must not keep the next from being heard.
+        let patience = (self.heartbeat * HEARTBEATS_PATIENCE).max(PATIENCE_LEAST);
+        let late = |_| Problem::new(Code::TimedOut, format!("no answer within {}", duration::show(patience)));
+        let answer = tokio::time::timeout(patience, self.client.post(&url, bytes)).await.map_err(late)?;
+        answer.map_err(|error| error.problem())?.json()
     }
 }

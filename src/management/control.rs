@@ -7,16 +7,15 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::glob::matches_glob;
-use super::node_ripples::{NodeRippleRecord, NodeRipples, is_driven};
+use super::node_ripples::{NodeRipples, is_driven};
 use super::observer::Watch;
-use super::records::{Disk, LastTerm, NodeRecord, ReleaseRecord, RippleRecord, SetRecord, State};
+use super::records::{Disk, NodeRecord, ReleaseRecord, RippleRecord, SetRecord};
 use super::tag_keys;
 use crate::domain::components::{ComponentsList, Taken, Usage};
 use crate::domain::leader::Leader;
 use crate::domain::names::{NodeName, ProgramName, Release, Revision, RippleId, RunId, ServerName, Term, Version};
 use crate::domain::placement::Millis;
 use crate::domain::program::Manifest;
-use crate::domain::ripple::set::Set;
 use crate::domain::server_list::{Server, ServerList};
 use crate::store::StoreError;
 use crate::wire::api::EventView;
@@ -100,8 +99,10 @@ pub struct Control {
     /// Every node makes them of the cluster's secret.
     pub has_secret: bool,
     next_event: u64,
-    disk: Disk,
+    pub(super) disk: Disk,
     began: Instant,
+    /// When it was last looked for nodes that are silent.
+    pub(super) watched: Option<Instant>,
     /// Servers that the disk knew of at the start and that have not been sealed since.
     awaited: Vec<ServerName>,
     /// Whether all is heard that could be, after a start.
@@ -143,6 +144,7 @@ impl Control {
             next_event: 1,
             disk,
             began: Instant::now(),
+            watched: None,
             awaited,
             settled: false,
         };
@@ -203,71 +205,6 @@ impl Control {
     /// What nodes are told of the keys of sessions' tags.
     pub fn told_keys(&self) -> Option<TagKeys> {
         Some(tag_keys::told(&self.tag_keys, self.has_secret))
-    }
-
-    /// Writes what has changed; nothing that depends on it may leave before.
-    pub fn save(&mut self) -> Result<(), StoreError> {
-        for (id, ripple) in &self.leader.ripples {
-            if let Some(record) = self.ripples.get_mut(id) {
-                record.ripple = Some(ripple.clone());
-            }
-        }
-        for (id, set) in &self.leader.sets {
-            if let Some(record) = self.sets.get_mut(id) {
-                record.set = set.clone();
-            }
-        }
-        self.prune();
-        let state = State {
-            term: LastTerm { number: self.leader.term().number, id: Some(self.leader.term().management.clone()) },
-            tag_keys: &self.tag_keys,
-            programs: &self.leader.list.programs,
-            cells: &self.leader.list.cells,
-            releases: &self.releases,
-            nodes: self.nodes.values().map(|node| &node.record).collect(),
-            ripples: &self.ripples,
-            sets: &self.sets,
-            node_ripples: &self.node_ripples.records,
-            drains: &self.leader.drains,
-        };
-        self.disk.save(&state)
-    }
-
-    /// What a person's request may change, as it is now.
-    pub fn copy(&self) -> Copied {
-        let (leader, releases) = (self.leader.clone(), self.releases.clone());
-        let node_ripples = self.node_ripples.records.clone();
-        Copied { leader, releases, ripples: self.ripples.clone(), sets: self.sets.clone(), node_ripples }
-    }
-
-    /// Goes back to what was, when it could not be saved.
-    pub fn restore(&mut self, before: Copied) {
-        let Copied { leader, releases, ripples, sets, node_ripples } = before;
-        (self.leader, self.releases, self.ripples, self.sets) = (leader, releases, ripples, sets);
-        self.node_ripples.records = node_ripples;
-    }
-
-    fn prune(&mut self) {
-        let over = |record: &RippleRecord| record.receipt.is_some();
-        while self.ripples.len() > self.bounds.ripples {
-            let oldest = self.ripples.iter().filter(|(_, record)| over(record)).min_by_key(|(_, r)| r.started_at);
-            let Some(id) = oldest.map(|(id, _)| id.clone()) else { return };
-            self.ripples.remove(&id);
-            self.leader.ripples.remove(&id);
-        }
-        let ripples = &self.ripples;
-        self.leader.ripples.retain(|id, ripple| {
-            !ripple.state.is_over() || ripples.get(id).is_none_or(|record| record.receipt.is_none())
-        });
-        self.prune_sets();
-    }
-
-    /// A set goes with the last of its programs' ripples.
-    fn prune_sets(&mut self) {
-        let ripples = &self.ripples;
-        let kept = |set: &Set| !set.state.is_over() || set.plan.parts.iter().any(|part| ripples.contains_key(part));
-        self.leader.sets.retain(|_, set| kept(set));
-        self.sets.retain(|_, record| kept(&record.set));
     }
 
     /// A node registered, or registered again.
@@ -355,15 +292,6 @@ fn new_id(name: &NodeName) -> NodeName {
     let kept: String = name.as_str().chars().take(50).collect();
     let unique = NodeName::new(format!("{kept}-{:08x}", rand::random::<u32>()));
     unique.unwrap_or_else(|_| name.clone())
-}
-
-/// The part of the state that requests change.
-pub struct Copied {
-    leader: Leader,
-    releases: BTreeMap<ProgramName, BTreeMap<Version, ReleaseRecord>>,
-    ripples: BTreeMap<RippleId, RippleRecord>,
-    sets: BTreeMap<RippleId, SetRecord>,
-    node_ripples: BTreeMap<RippleId, NodeRippleRecord>,
 }
 
 /// What an event is about.

@@ -10,6 +10,8 @@ use super::components::Asking;
 use super::control::{About, Control};
 use super::flights::{Flights, Key};
 use super::hooks::Hooks;
+use super::list_messages::Due;
+pub use super::list_messages::{Look, With};
 use super::observer;
 use super::ripple_actor::{RippleActor, RippleOver};
 use super::routers::{Routers, Told};
@@ -41,16 +43,27 @@ pub struct ListActor {
     routers: Routers,
     ripples: HashMap<RippleId, Addr<RippleActor>>,
     hooks: Hooks,
+    /// A turn follows what is being taken in.
+    pub(super) due: bool,
 }
 
 impl ListActor {
     pub fn new(control: Control, identity: Identity, client: Client, down_after: Duration, hooks: Hooks) -> Self {
         let (asking, flights, routers, ripples) = Default::default();
-        Self { control, identity, client, down_after, asking, flights, routers, ripples, hooks }
+        Self { control, identity, client, down_after, asking, flights, routers, ripples, hooks, due: false }
+    }
+
+    /// A turn once all is taken in that has come by now: a decision costs as much as there is to decide on, so that many
+    /// words at once are not one each. What is heard of a node does not wait for it.
+    pub(super) fn turn_soon(&mut self, ctx: &mut Context<Self>) {
+        if !std::mem::replace(&mut self.due, true) {
+            ctx.notify(Due);
+        }
     }
 
     /// Decide, save, perform. Nothing leaves if the state could not be saved (protocol P11).
     pub(super) fn turn(&mut self, ctx: &mut Context<Self>) {
+        self.due = false;
         let now = self.control.now();
         let takings = self.advance_nodes();
         let mut sends = Vec::new();
@@ -186,7 +199,7 @@ impl ListActor {
                 self.flights.failed(&key, Instant::now(), rand::random());
             }
         }
-        self.turn(ctx);
+        self.turn_soon(ctx);
     }
 
     fn take(&mut self, send: &Outgoing, answer: Answer) -> Result<(), Problem> {
@@ -224,6 +237,7 @@ impl ListActor {
                     self.control.leader.refused(refusal, false);
                     self.note_stepping_down();
                 }
+                observer::heard_of(&mut self.control, server, &obeyed.run);
                 self.control.leader.heard(server, &obeyed.run, obeyed.report);
             }
             Outgoing::Together { server, .. } => {
@@ -281,7 +295,7 @@ impl ListActor {
             tracing::debug!(%router, %problem, "the Server List was not acknowledged");
         }
         self.routers.answered(&mut self.control, router, result.ok(), Instant::now());
-        self.turn(ctx);
+        self.turn_soon(ctx);
     }
 
     /// Every ripple that is not accounted for has an actor; those that are over are told so.
@@ -305,6 +319,7 @@ impl ListActor {
     fn tick(&mut self, ctx: &mut Context<Self>) {
         observer::watch(&mut self.control, self.down_after);
         self.turn(ctx);
+        self.control.export();
     }
 }
 
@@ -325,69 +340,5 @@ impl Actor for ListActor {
         ctx.set_mailbox_capacity(self.control.bounds.mailbox);
         ctx.run_interval(TICK, Self::tick);
         self.turn(ctx);
-    }
-}
-
-/// Runs a piece of code on the state, then decides, saves and performs. The answer leaves after the save.
-pub struct With<R: Send + 'static>(Box<dyn FnOnce(&mut Control) -> R + Send>);
-
-impl<R: Send + 'static> With<R> {
-    pub fn new(code: impl FnOnce(&mut Control) -> R + Send + 'static) -> Self {
-        Self(Box::new(code))
-    }
-}
-
-impl<R: Send + 'static> Message for With<R> {
-    type Result = Result<R, Problem>;
-}
-
-impl<R: Send + 'static> Handler<With<R>> for ListActor {
-    type Result = Result<R, Problem>;
-
-    fn handle(&mut self, message: With<R>, ctx: &mut Context<Self>) -> Result<R, Problem> {
-        let before = self.control.copy();
-        let answer = (message.0)(&mut self.control);
-        self.control.save().map_err(|error| {
-            // Who is told that it failed must not find it done later.
-            self.control.restore(before);
-            let code = if error.is_disk_full() { Code::DiskFull } else { Code::StoreFailed };
-            Problem::new(code, error.to_string()).hint("free some space where [store] path is, then ask again")
-        })?;
-        self.turn(ctx);
-        Ok(answer)
-    }
-}
-
-/// Looks at the state without changing it.
-pub struct Look<R: Send + 'static>(Box<dyn FnOnce(&Control) -> R + Send>);
-
-impl<R: Send + 'static> Look<R> {
-    pub fn new(code: impl FnOnce(&Control) -> R + Send + 'static) -> Self {
-        Self(Box::new(code))
-    }
-}
-
-impl<R: Send + 'static> Message for Look<R> {
-    type Result = R;
-}
-
-impl<R: Send + 'static> Handler<Look<R>> for ListActor {
-    type Result = MessageResult<Look<R>>;
-
-    fn handle(&mut self, message: Look<R>, _: &mut Context<Self>) -> Self::Result {
-        MessageResult((message.0)(&self.control))
-    }
-}
-
-/// Stops the actor; what is saved goes on when it is started again.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Stop;
-
-impl Handler<Stop> for ListActor {
-    type Result = ();
-
-    fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
-        ctx.stop();
     }
 }

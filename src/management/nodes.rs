@@ -6,6 +6,7 @@ use actix::prelude::*;
 
 use super::control::{About, Control};
 use super::list_actor::ListActor;
+use super::observer;
 use crate::domain::names::{NodeName, RunId, ServerName};
 use crate::domain::placement::Millis;
 use crate::domain::ripple::Asked;
@@ -28,6 +29,7 @@ impl Handler<FromNode> for ListActor {
 
     fn handle(&mut self, FromNode(envelope): FromNode, ctx: &mut Context<Self>) -> Self::Result {
         let Envelope { from, run, body, .. } = envelope;
+        observer::heard_of(&mut self.control, &from, &run);
         let answer = match body {
             ToManagement::Register(registration) => {
                 register(&mut self.control, &from, &run, *registration)?;
@@ -67,7 +69,7 @@ impl Handler<FromNode> for ListActor {
                 Err(Problem::new(Code::Internal, "words on sessions go to the master Session List"))
             }
         };
-        self.turn(ctx);
+        self.turn_soon(ctx);
         answer
     }
 }

@@ -1,14 +1,14 @@
 //! Owns what is noted while ripples run and nodes come and go: how long each phase took, the least capacity, events,
 //! and what a sealed server tells of releases. Must not decide anything.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::control::{About, Control};
+use super::control::{About, Control, Node};
 use super::records::{ReleaseRecord, RippleRecord};
 use super::set_asks;
-use crate::domain::names::{NodeName, RippleId, ServerName};
+use crate::domain::names::{NodeName, RippleId, RunId, ServerName};
 use crate::domain::placement::{Millis, Phase};
 use crate::domain::ripple::hooks::{HookEnd, HookOrder};
 use crate::domain::ripple::plan::Plan;
@@ -298,7 +298,8 @@ pub fn adopt(control: &mut Control, server: &ServerName, sealed: Sealed) {
 
 /// Looks for nodes that have been silent for too long.
 pub fn watch(control: &mut Control, down_after: Duration) {
-    let silent = |heard: Option<std::time::Instant>| heard.is_none_or(|heard| heard.elapsed() >= down_after);
+    forgive(control, Instant::now());
+    let silent = |heard: Option<Instant>| heard.is_none_or(|heard| heard.elapsed() >= down_after);
     let gone: Vec<(NodeRole, NodeName)> = control
         .nodes
         .iter()
@@ -314,5 +315,32 @@ pub fn watch(control: &mut Control, down_after: Duration) {
         }
         let message = format!("{name} has been silent for {}", crate::domain::duration::show(down_after));
         control.event("node_down", message, About { node: Some(&name), ..About::default() });
+    }
+}
+
+/// Between two looks nobody is silent for longer than this: what is more is management's own absence.
+const LISTENS: Duration = Duration::from_millis(500);
+
+/// While management itself was held up, by its disk or by a machine that is full, it heard nobody: that time counts
+/// against no node.
+fn forgive(control: &mut Control, now: Instant) {
+    let held_up = control.watched.replace(now).map_or(Duration::ZERO, |before| now.saturating_duration_since(before));
+    if held_up < LISTENS {
+        return;
+    }
+    tracing::warn!(
+        held_up_ms = held_up.as_millis() as u64,
+        "management was held up; it takes nobody for silent by that"
+    );
+    for node in control.nodes.values_mut() {
+        node.heard = node.heard.map(|heard| (heard + held_up).min(now));
+    }
+}
+
+/// Any word of a node that is up shows that it lives: one whose heartbeats are late is not taken for down.
+pub fn heard_of(control: &mut Control, name: &NodeName, run: &RunId) {
+    let of_run = |node: &&mut Node| node.up && node.record.name == *name && node.run.as_ref() == Some(run);
+    for node in control.nodes.values_mut().filter(of_run) {
+        node.heard = Some(Instant::now());
     }
 }

@@ -1,11 +1,13 @@
 //! Owns what management keeps on disk, and under which keys. Must not know why it changes.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sha2::Digest;
 
+use super::draft::{Draft, Key};
 use super::node_ripples::NodeRippleRecord;
 use crate::domain::components::{ComponentsList, Taken, Usage};
 use crate::domain::leader::Drain;
@@ -175,18 +177,22 @@ fn live_only<S: serde::Serializer>(
     serializer.collect_map(ripples.iter().filter(|(_, record)| record.receipt.is_none()))
 }
 
-type Key = (Tree, String);
-
 /// The disk, and what is known to be on it, so that only what changed is written.
 pub struct Disk {
     store: Store,
     /// A digest of each record.
     saved: HashMap<Key, Sha256>,
+    /// Ripples as they were saved: each holds whole ledgers, and is not written out only to be found the same.
+    ripples: BTreeMap<RippleId, RippleRecord>,
+    /// Something was saved that is not in the export yet.
+    unexported: bool,
+    /// A thread writes an export.
+    exporting: Arc<AtomicBool>,
 }
 
 impl Disk {
     pub fn new(store: Store) -> Self {
-        Self { store, saved: HashMap::new() }
+        Self { store, saved: HashMap::new(), ripples: BTreeMap::new(), unexported: false, exporting: Arc::default() }
     }
 
     /// Reads everything. With an empty store, the export of an earlier one is taken.
@@ -252,8 +258,8 @@ impl Disk {
         if changes.is_empty() { Ok(()) } else { self.store.save(changes) }
     }
 
-    /// Writes what differs from what is on disk, flushed, and the export beside it. Nothing that depends on the state
-    /// may leave before this has succeeded (protocol P11).
+    /// Writes what differs from what is on disk, flushed. Nothing that depends on the state may leave before this has
+    /// succeeded (protocol P11).
     pub fn save(&mut self, state: &State<'_>) -> Result<(), StoreError> {
         let mut draft = Draft { saved: &self.saved, seen: HashMap::new(), changes: Vec::new() };
         draft.record(Tree::Control, TERM.to_owned(), &state.term)?;
@@ -275,7 +281,7 @@ impl Disk {
             draft.record(Tree::Control, node.key(), node)?;
         }
         for (id, record) in state.ripples {
-            draft.ripple(id, record)?;
+            draft.ripple(id, record, self.ripples.get(id))?;
         }
         for (id, record) in state.sets {
             draft.record(Tree::Ripples, format!("set/{id}"), record)?;
@@ -293,54 +299,56 @@ impl Disk {
                 .filter(|key| !seen.contains_key(*key))
                 .map(|(tree, key)| Change::remove(*tree, key.clone())),
         );
-        if changes.is_empty() {
-            return Ok(());
+        if !changes.is_empty() {
+            self.store.save(changes)?;
+            (self.saved, self.unexported) = (seen, true);
         }
-        self.store.save(changes)?;
-        self.saved = seen;
-        if let Err(error) = self.store.export(EXPORT, state) {
-            // The records are safe; the export is for people, and for the day that the records are not.
-            tracing::warn!(%error, "the export of the control state was not written");
-        }
-        Ok(())
-    }
-}
-
-/// One save in the making.
-struct Draft<'a> {
-    saved: &'a HashMap<Key, Sha256>,
-    seen: HashMap<Key, Sha256>,
-    changes: Vec<Change>,
-}
-
-impl Draft<'_> {
-    fn record<T: Serialize>(&mut self, tree: Tree, key: String, record: &T) -> Result<(), StoreError> {
-        let write = |source| StoreError::Write { tree: tree.as_str(), key: key.clone(), source };
-        let text = serde_json::value::to_raw_value(record).map_err(write)?;
-        let digest = Sha256(sha2::Sha256::digest(text.get().as_bytes()).into());
-        if self.saved.get(&(tree, key.clone())) != Some(&digest) {
-            self.changes.push(Change::put(tree, key.clone(), &text)?);
-        }
-        self.seen.insert((tree, key), digest);
+        self.keep(state.ripples);
         Ok(())
     }
 
-    /// A ripple that has its receipt does not change any more.
-    fn ripple(&mut self, id: &RippleId, record: &RippleRecord) -> Result<(), StoreError> {
-        let key = (Tree::Ripples, format!("ripple/{id}"));
-        match self.saved.get(&key) {
-            Some(digest) if *digest == CLOSED => self.seen.insert(key, CLOSED),
-            _ => {
-                self.record(key.0, key.1.clone(), record)?;
-                record.receipt.as_ref().and_then(|_| self.seen.insert(key, CLOSED))
+    /// Remembers the ripples as they are on disk; of those that do not change any more nothing need be.
+    fn keep(&mut self, ripples: &BTreeMap<RippleId, RippleRecord>) {
+        self.ripples.retain(|id, _| ripples.get(id).is_some_and(|record| record.receipt.is_none()));
+        for (id, record) in ripples.iter().filter(|(_, record)| record.receipt.is_none()) {
+            if self.ripples.get(id) != Some(record) {
+                self.ripples.insert(id.clone(), record.clone());
             }
+        }
+    }
+
+    /// Writes the export, on a thread of its own, if what was saved is not in it; while one is being written, the next
+    /// waits. Nobody waits for it: the records are safe, and the export is for people, and for the day that they are not.
+    pub fn export(&mut self, state: &State<'_>) {
+        if !self.unexported || self.exporting.swap(true, SeqCst) {
+            return;
+        }
+        self.unexported = false;
+        let (store, exporting) = (self.store.clone(), self.exporting.clone());
+        let text = serde_json::value::to_raw_value(state);
+        let write = move || {
+            let written = text.map_err(|error| error.to_string()).and_then(|text| {
+                let state: serde_json::Value = serde_json::from_str(text.get()).map_err(|error| error.to_string())?;
+                store.export(EXPORT, &state).map_err(|error| error.to_string())
+            });
+            if let Err(error) = written {
+                tracing::warn!(error, "the export of the control state was not written");
+            }
+            exporting.store(false, SeqCst);
         };
-        Ok(())
+        let began = std::thread::Builder::new().name("export".to_owned()).spawn(write);
+        if let Err(error) = began {
+            tracing::warn!(%error, "no thread writes the export of the control state");
+            self.unexported = true;
+            self.exporting.store(false, SeqCst);
+        }
+    }
+
+    /// Whether the export has all that was saved, and nothing is being written.
+    pub fn is_exported(&self) -> bool {
+        !self.unexported && !self.exporting.load(SeqCst)
     }
 }
-
-/// Stands for the digest of a record that does not change any more.
-const CLOSED: Sha256 = Sha256([0; 32]);
 
 impl NodeRecord {
     fn key(&self) -> String {

@@ -91,7 +91,7 @@ impl Routers {
         let sent = push.in_flight.take();
         match held {
             Some(Held { held }) => {
-                (push.failures, push.next_at) = (0, Some(now + Duration::from_millis(5)));
+                (push.failures, push.next_at) = (0, None);
                 push.acknowledged = sent.filter(|sent| held.as_ref() == Some(&sent.stamp));
                 if let Some(node) = control.nodes.get_mut(&(NodeRole::Router, router.clone())) {
                     node.held = held;

@@ -73,9 +73,12 @@ pub(super) fn members(name: &str, leader: Option<(u32, u64)>, seen: &[Stat]) -> 
     // the group went with it.
     let reused = |(pid, start)| proc::stat(pid).is_some_and(|stat| stat.start_time != start);
     let group = leader.filter(|leader| !reused(*leader)).map(|(pid, _)| pid);
+    // The name comes from the leader, so that nothing that is older has it.
+    let since = leader.map_or(0, |(_, start)| start);
+    let named = |stat: &Stat| stat.start_time >= since && proc::variable(stat.pid, VARIABLE).as_deref() == Some(name);
     let ours = |stat: &Stat| {
         let known = seen.iter().any(|seen| (seen.pid, seen.start_time) == (stat.pid, stat.start_time));
-        known || Some(stat.group) == group || proc::variable(stat.pid, VARIABLE).as_deref() == Some(name)
+        known || Some(stat.group) == group || named(stat)
     };
     let (mut found, mut others): (Vec<Stat>, Vec<Stat>) = proc::all().into_iter().partition(ours);
     loop {

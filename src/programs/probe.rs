@@ -20,8 +20,11 @@ use super::{logs, proc, sockets};
 use crate::domain::duration;
 use crate::domain::program::Health;
 
-/// Between two probes of an instance that starts.
+/// Between two probes of an instance that starts: a part of what it has taken so far, within bounds, so that what is up
+/// is found up at once, and what takes long is not asked all the time.
+const START_FIRST: Duration = Duration::from_millis(2);
 const START_EVERY: Duration = Duration::from_millis(50);
+const START_PART: u32 = 32;
 /// Lines of output that a failure shows.
 pub const LINES_SHOWN: usize = 20;
 
@@ -98,9 +101,14 @@ pub async fn until_healthy(addr: SocketAddr, health: &Health) -> Result<(), Prob
         match probe_within(health.timeout.min(left), addr, health).await {
             Ok(()) => return Ok(()),
             Err(failure) if began.elapsed() >= health.start_timeout => return Err(failure),
-            Err(_) => sleep(START_EVERY).await,
+            Err(_) => sleep(pause(began)).await,
         }
     }
+}
+
+/// How long to wait before the next probe of what began to start then.
+fn pause(began: Instant) -> Duration {
+    (began.elapsed() / START_PART).clamp(START_FIRST, START_EVERY)
 }
 
 async fn probe_within(limit: Duration, addr: SocketAddr, health: &Health) -> Result<(), ProbeFailure> {
@@ -181,7 +189,7 @@ async fn healthy(instance: &Instance, health: &Health, began: Instant) -> Result
                 (Ok(()), _) => {}
             }
         }
-        sleep(START_EVERY.min(health.start_timeout)).await;
+        sleep(pause(began).min(health.start_timeout)).await;
     }
 }
 
@@ -199,6 +207,11 @@ enum Listening {
 async fn listening(instance: &Instance) -> Listening {
     let record = instance.record().clone();
     let look = move || {
+        let holds_one = |inodes: &[u64], on_port: &[sockets::Socket]| on_port.iter().any(|s| inodes.contains(&s.inode));
+        // Nearly always it is the leader itself, and nothing else has to be looked at.
+        if sockets::listeners(record.port).is_ok_and(|on_port| holds_one(&proc::sockets(record.pid), &on_port)) {
+            return Listening::Own;
+        }
         let members = members(&record.name, Some((record.pid, record.start_time)), &[]);
         let inodes: Vec<u64> = members.iter().flat_map(|stat| proc::sockets(stat.pid)).collect();
         let Ok(all) = sockets::all(|socket| socket.state == sockets::State::Listen) else { return Listening::Unknown };

@@ -28,6 +28,11 @@ pub struct Socket {
 
 /// All TCP sockets that `wanted` takes, of both families.
 pub fn all(wanted: impl Fn(&Socket) -> bool) -> io::Result<Vec<Socket>> {
+    Ok(scan(|_| true)?.into_iter().filter(|socket| wanted(socket)).collect())
+}
+
+/// The sockets of both families, of each up to the first that is not as those `first` are.
+fn scan(first: impl Fn(&Socket) -> bool) -> io::Result<Vec<Socket>> {
     let mut found = Vec::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         let file = match File::open(table) {
@@ -37,15 +42,19 @@ pub fn all(wanted: impl Fn(&Socket) -> bool) -> io::Result<Vec<Socket>> {
             Err(error) => return Err(error),
         };
         for line in BufReader::new(file).lines().skip(1).take(SOCKETS_MAX) {
-            found.extend(parse(&line?).filter(&wanted));
+            match parse(&line?) {
+                Some(socket) if !first(&socket) => break,
+                socket => found.extend(socket),
+            }
         }
     }
     Ok(found)
 }
 
-/// The sockets that listen on a port.
+/// The sockets that listen on a port. The kernel tells of those that listen first: of thousands of others none is read.
 pub fn listeners(port: u16) -> io::Result<Vec<Socket>> {
-    all(|socket| socket.state == State::Listen && socket.local.port() == port)
+    let all = scan(|socket| socket.state == State::Listen)?;
+    Ok(all.into_iter().filter(|socket| socket.local.port() == port).collect())
 }
 
 fn parse(line: &str) -> Option<Socket> {

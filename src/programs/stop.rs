@@ -43,16 +43,45 @@ struct Quarry {
     seen: Vec<Stat>,
 }
 
+/// What was seen of an instance's processes while it served: a stop that is foreseen need not look first.
+#[derive(Clone, Debug, Default)]
+pub struct Foreseen(Vec<Stat>);
+
+/// Looks for all that an instance has started, before it is known whether it is stopped.
+pub async fn foresee(instance: &Instance) -> Foreseen {
+    let record = instance.record();
+    let leader = Some((record.pid, record.start_time));
+    Foreseen(Quarry { name: record.name.clone(), leader, seen: Vec::new() }.look().await)
+}
+
 /// Stops an instance and waits until nothing of it is left. One that has ended already is only cleaned up after.
-pub async fn stop(instance: &Instance, signal: StopSignal, grace: Duration) -> Result<Stopped, StopError> {
+pub async fn stop(
+    instance: &Instance,
+    signal: StopSignal,
+    grace: Duration,
+    foreseen: Option<Foreseen>,
+) -> Result<Stopped, StopError> {
     let (began, record) = (Instant::now(), instance.record());
     let refused = |source| StopError::Signal { pid: record.pid, source };
     let leader = Some((record.pid, record.start_time));
     let mut quarry = Quarry { name: record.name.clone(), leader, seen: Vec::new() };
-    quarry.seen = quarry.look().await;
+    let looks = foreseen.is_some();
+    quarry.seen = match foreseen {
+        Some(Foreseen(seen)) => seen,
+        None => quarry.look().await,
+    };
     instance.signal(kernel_signal(signal)).map_err(refused)?;
     let mut killed = false;
-    if timeout(grace.saturating_sub(began.elapsed()), instance.exited()).await.is_err() {
+    let exited = timeout(grace.saturating_sub(began.elapsed()), instance.exited());
+    // What has been started since is looked for while it ends.
+    let exited = if looks {
+        let (exited, since) = futures_util::future::join(exited, quarry.look()).await;
+        quarry.seen.extend(since);
+        exited
+    } else {
+        exited.await
+    };
+    if exited.is_err() {
         killed = true;
         quarry.seen.extend(quarry.look().await);
         instance.signal(Signal::KILL).map_err(refused)?;

@@ -104,7 +104,7 @@ struct Held {
     worker: Rc<Worker>,
     program: ProgramName,
     since: Instant,
-    /// Its place in the worker's line.
+    /// Its place in the line.
     ticket: u64,
     _place: HeldPlace,
 }
@@ -233,7 +233,7 @@ impl Request {
             let counter = self.program_counter();
             counter.held();
             let (worker, program) = (Rc::clone(&self.worker), self.program.name().clone());
-            let ticket = worker.line.ticket();
+            let ticket = worker.shared.line.ticket();
             self.held = Some(Held { counter, worker, program, since: Instant::now(), ticket, _place: place });
         }
         self.held.is_some()

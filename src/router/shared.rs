@@ -16,6 +16,7 @@ use super::actor::SetAside;
 use super::here::Here;
 use super::https::Redirect;
 use super::ledger::Ledger;
+use super::line::Line;
 use super::overhead::Overhead;
 use super::snapshot::{Server, Setting, Snapshot};
 use crate::domain::placement::Millis;
@@ -50,6 +51,8 @@ pub struct Shared {
     pub overhead: Overhead,
     pub setting: Setting,
     pub here: Option<Arc<dyn Here>>,
+    /// The held requests of all workers, in their order.
+    pub line: Line,
     snapshot: ArcSwap<Snapshot>,
     seen: AtomicU64,
     news: Notify,
@@ -65,6 +68,7 @@ impl Shared {
         let setting = Setting { workers, here: at };
         Arc::new(Self {
             here,
+            line: Line::default(),
             rules,
             ledger: Ledger::new(setting.workers),
             overhead: Overhead::default(),

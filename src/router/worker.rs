@@ -10,7 +10,6 @@ use tokio::sync::watch;
 use super::here::Desk;
 use super::ids::Ids;
 use super::ledger::{Counter, Row};
-use super::line::Line;
 use super::shared::Shared;
 use super::snapshot::{Placement, Program, Snapshot};
 use crate::domain::names::{ProgramName, RunId, Version};
@@ -27,8 +26,6 @@ pub struct Worker {
     pub ids: Ids,
     /// The server in this process, where there is one.
     pub here: Option<AtHere>,
-    /// Those of its requests that are held.
-    pub line: Line,
     /// Sessions' tags that came of late.
     pub tags: RefCell<RememberedTags>,
     turn: Cell<usize>,
@@ -70,7 +67,6 @@ impl Worker {
                 desk: here.desk(),
                 nudges: here.nudges(),
             }),
-            line: Line::default(),
             tags: RefCell::default(),
             turn: Cell::new(number),
             seen: Cell::new(seen),

@@ -9,6 +9,7 @@
 
 mod people;
 mod server;
+mod sets;
 mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -64,6 +65,10 @@ fn ten_thousand_seeds_of_five_servers_and_four_programs_break_nothing() {
         counts.crashes,
         counts.restarts,
         counts.overlaps,
+        counts.works,
+        counts.sets,
+        counts.sets_undone,
+        counts.sets_failed,
     ];
     assert!(happened.iter().all(|count| *count > 0), "{counts:?}");
 }

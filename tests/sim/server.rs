@@ -11,6 +11,8 @@ use neap::domain::placement::{Command, Effect, Event, Here, Millis, Order, Phase
 use neap::domain::seal::Seal;
 use neap::domain::server_list::Report;
 
+use super::sets::Record;
+
 pub const LEASE: Duration = Duration::from_secs(60);
 /// A booted placement waits so long for management's word.
 pub const BOOT_WAIT: Millis = 5_000;
@@ -25,6 +27,8 @@ pub enum Later {
     OldRequestEnds,
     OldDrained,
     Tell,
+    /// A member of a set has stopped.
+    Awaits(OperationId),
 }
 
 /// One program on a server.
@@ -50,6 +54,7 @@ pub struct Srv {
     pub cells: BTreeMap<ProgramName, Cell>,
     /// Hooks that ran, or run, and whether they ended.
     pub hooks: BTreeMap<String, bool>,
+    pub sets: Vec<Record>,
 }
 
 impl Cell {
@@ -134,8 +139,7 @@ impl Cell {
                 Effect::Report => later.push(Later::Tell),
                 // No program of the simulation is sticky.
                 Effect::KnowGate(_) | Effect::MigrateSessions => {}
-                // Nobody asks for a component here.
-                Effect::Await(_) => {}
+                Effect::Await(set) => later.push(Later::Awaits(set)),
             }
         }
         Ok(later)
@@ -165,22 +169,48 @@ impl Cell {
         here: &Here<'_>,
         chance: &mut impl FnMut(u64) -> u64,
     ) -> Result<Result<Vec<Later>, Refusal>, String> {
-        let forced = matches!(&command.order, Order::Upgrade { force: true, .. } | Order::Remove { force: true, .. });
+        match self.judge(command, here) {
+            Ok(judged) => self.commit(judged, command, chance).map(Ok),
+            Err(refusal) => Ok(Err(refusal)),
+        }
+    }
+
+    /// What a command would make of the placement; nothing is changed.
+    pub fn judge(&self, command: &Command, here: &Here<'_>) -> Result<Judged, Refusal> {
+        let forced = is_forced(command);
         let overlaps = self.placement.state == State::Overlapping;
         let left = if overlaps { self.old } else { self.active + self.old };
         let open = self.open && !overlaps;
         let freeze = |_| if !open && (left == 0 || forced) { Ok(()) } else { Err(NotDrained { open, active: left }) };
-        let before = self.placement.state;
-        let effects = match self.placement.command(command, here, freeze) {
-            Ok(effects) => effects,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let mut placement = self.placement.clone();
+        let effects = placement.command(command, here, freeze)?;
+        Ok((placement, effects))
+    }
+
+    /// Carries out what was judged.
+    pub fn commit(
+        &mut self,
+        (placement, effects): Judged,
+        command: &Command,
+        chance: &mut impl FnMut(u64) -> u64,
+    ) -> Result<Vec<Later>, String> {
+        let before = std::mem::replace(&mut self.placement, placement).state;
         let began = |state| before != state && self.placement.state == state;
         if (began(State::Upgrading) || began(State::Overlapping)) && !self.carried.insert(command.operation.clone()) {
             return Err(format!("I4: {} was carried out twice", command.operation));
         }
-        self.perform(effects, forced, chance).map(Ok)
+        self.perform(effects, is_forced(command), chance)
     }
+}
+
+/// A placement as a command makes it, and what is to be done.
+pub type Judged = (Placement, Vec<Effect>);
+
+fn is_forced(command: &Command) -> bool {
+    matches!(
+        &command.order,
+        Order::Upgrade { force: true, .. } | Order::Remove { force: true, .. } | Order::Together { force: true, .. }
+    )
 }
 
 impl Srv {

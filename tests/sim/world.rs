@@ -9,9 +9,10 @@ use std::str::FromStr;
 
 use neap::domain::leader::{Heard, Leader};
 use neap::domain::names::{NodeName, OperationId, ProgramName, Release, Revision, RippleId, RunId, ServerName, Term};
-use neap::domain::placement::{Command, Event, Here, Millis, Refusal, State};
+use neap::domain::placement::{Command, Event, Here, Millis, Refusal, State, Worked};
 use neap::domain::ripple::hooks::HookEnd;
 use neap::domain::ripple::machine::Send;
+use neap::domain::ripple::set::Set;
 use neap::domain::ripple::{Asked, Ripple, RippleState};
 use neap::domain::server_list::{Measured, Report, ServerList, Wanted};
 
@@ -81,6 +82,11 @@ pub struct Counts {
     pub restarts: u64,
     pub overlaps: u64,
     pub hooks: u64,
+    /// Commands that sets ran.
+    pub works: u64,
+    pub sets: u64,
+    pub sets_undone: u64,
+    pub sets_failed: u64,
     pub events: u64,
     pub decisions: u64,
 }
@@ -95,6 +101,10 @@ impl Counts {
         self.restarts += other.restarts;
         self.overlaps += other.overlaps;
         self.hooks += other.hooks;
+        self.works += other.works;
+        self.sets += other.sets;
+        self.sets_undone += other.sets_undone;
+        self.sets_failed += other.sets_failed;
         self.events += other.events;
         self.decisions += other.decisions;
     }
@@ -114,7 +124,7 @@ impl Rng {
 }
 
 /// Something that happens at a time.
-enum Happens {
+pub enum Happens {
     Decide,
     Person,
     Fault,
@@ -127,9 +137,14 @@ enum Happens {
     Measured(usize, ProgramName, Measured),
     Hooked(Send, bool),
     OnServer(usize, ProgramName, u64, Later),
+    WorkEnds(usize, u64, OperationId),
+    Worked(usize, RippleId, Worked),
     Boot(usize),
     Management,
 }
+
+/// What management keeps over its death.
+type Disk = (ServerList, BTreeMap<RippleId, Ripple>, BTreeMap<RippleId, Set>, Revision);
 
 pub struct Sim {
     pub settings: Settings,
@@ -137,7 +152,7 @@ pub struct Sim {
     pub now: Millis,
     pub leader: Option<Leader>,
     /// What is on management's disk while it is down.
-    disk: Option<(ServerList, BTreeMap<RippleId, Ripple>, Revision)>,
+    disk: Option<Disk>,
     term: u64,
     pub servers: Vec<Srv>,
     numbers: HashMap<ServerName, usize>,
@@ -147,6 +162,7 @@ pub struct Sim {
     pub versions: Vec<u32>,
     /// The newest ripple that somebody asked for.
     pub asked: BTreeMap<ProgramName, RippleId>,
+    pub asked_sets: Vec<RippleId>,
     pub made: u64,
     queue: BinaryHeap<Reverse<(Millis, u64)>>,
     happenings: HashMap<u64, Happens>,
@@ -156,9 +172,9 @@ pub struct Sim {
     loss: u64,
     /// Whether servers die and instances fail.
     harsh: bool,
-    calm: bool,
-    counts: Counts,
-    over: BTreeMap<RippleId, RippleState>,
+    pub calm: bool,
+    pub counts: Counts,
+    pub over: BTreeMap<RippleId, RippleState>,
 }
 
 impl Sim {
@@ -175,6 +191,7 @@ impl Sim {
                 seal: Default::default(),
                 cells: BTreeMap::new(),
                 hooks: BTreeMap::new(),
+                sets: Vec::new(),
             })
             .collect();
         // On all of a small cluster; of a large one on a tenth.
@@ -210,7 +227,7 @@ impl Sim {
             rng,
             now: 0,
             leader: None,
-            disk: Some((list, BTreeMap::new(), Revision(0))),
+            disk: Some((list, BTreeMap::new(), BTreeMap::new(), Revision(0))),
             term: 0,
             servers,
             numbers,
@@ -218,6 +235,7 @@ impl Sim {
             programs,
             placed,
             asked: BTreeMap::new(),
+            asked_sets: Vec::new(),
             made: 0,
             queue: BinaryHeap::new(),
             happenings: HashMap::new(),
@@ -250,14 +268,14 @@ impl Sim {
         }
     }
 
-    fn at(&mut self, after: Millis, happens: Happens) {
+    pub fn at(&mut self, after: Millis, happens: Happens) {
         self.next += 1;
         self.happenings.insert(self.next, happens);
         self.queue.push(Reverse((self.now + after, self.next)));
     }
 
     /// A message takes a while, is lost, or comes twice.
-    fn post(&mut self, twice: Option<Happens>, happens: Happens) {
+    pub fn post(&mut self, twice: Option<Happens>, happens: Happens) {
         if !self.calm && self.chance(100) < self.loss {
             return;
         }
@@ -287,6 +305,7 @@ impl Sim {
                 continue;
             }
             self.somebody_clears_up();
+            self.somebody_clears_up_sets();
             match (self.is_at_rest(), rested_since) {
                 (Err(_), _) => rested_since = None,
                 (Ok(()), None) => rested_since = Some(self.now),
@@ -321,7 +340,11 @@ impl Sim {
             Happens::Decide => self.decide()?,
             Happens::Person => {
                 if !self.calm {
-                    self.somebody_asks();
+                    if self.chance(6) == 0 {
+                        self.somebody_asks_for_a_set();
+                    } else {
+                        self.somebody_asks();
+                    }
                     let after = 50 + self.chance(40_000 / self.settings.programs as u64);
                     self.at(after, Happens::Person);
                 }
@@ -368,6 +391,13 @@ impl Sim {
                     self.counts.hooks += u64::from(leader.hooked(&order.ripple, order.hook, server.as_ref(), end));
                 }
             }
+            Happens::WorkEnds(server, run, operation) => self.work_ends(server, run, &operation)?,
+            Happens::Worked(server, set, worked) => {
+                let name = self.servers[server].name.clone();
+                if let Some(leader) = &mut self.leader {
+                    leader.worked(&set, &name, worked);
+                }
+            }
             Happens::OnServer(server, program, work, later) => self.on_server(server, &program, work, later)?,
             Happens::Boot(server) if !self.servers[server].up => self.boot(server),
             Happens::Boot(_) => {}
@@ -378,10 +408,12 @@ impl Sim {
     }
 
     fn boot_management(&mut self) {
-        let Some((list, ripples, revision)) = self.disk.take() else { return };
+        let Some((list, ripples, sets, revision)) = self.disk.take() else { return };
         self.term += 1;
         let term = Term { number: self.term, management: NodeName::new("m").expect("a name") };
-        self.leader = Some(Leader::new(term, revision, list, ripples));
+        let mut leader = Leader::new(term, revision, list, ripples);
+        leader.sets = sets;
+        self.leader = Some(leader);
         self.flights.clear();
         self.log(|| "management is up".to_owned());
     }
@@ -397,7 +429,12 @@ impl Sim {
         let mut ripples: BTreeMap<RippleId, Ripple> = live.map(|(id, ripple)| (id.clone(), saved(ripple))).collect();
         let over = leader.ripples.iter().filter(|(_, ripple)| ripple.state.is_over());
         ripples.extend(over.map(|(id, ripple)| (id.clone(), ripple.clone())));
-        self.disk = Some((leader.list, ripples, leader.mint.revision));
+        let saved = |set: &Set| -> Set {
+            let text = serde_json::to_string(set).expect("a set is written");
+            serde_json::from_str(&text).expect("and read")
+        };
+        let sets = leader.sets.iter().map(|(id, set)| (id.clone(), saved(set))).collect();
+        self.disk = Some((leader.list, ripples, sets, leader.mint.revision));
         self.counts.restarts += 1;
         self.log(|| "management dies".to_owned());
     }
@@ -437,6 +474,7 @@ impl Sim {
     fn boot(&mut self, server: usize) {
         let held = &mut self.servers[server];
         (held.up, held.run) = (true, held.run + 1);
+        held.sets_boot();
         let programs: Vec<ProgramName> = held.cells.keys().cloned().collect();
         let until = self.now + BOOT_WAIT;
         self.log(|| format!("s{server} is up again"));
@@ -454,7 +492,7 @@ impl Sim {
         });
     }
 
-    fn schedule(&mut self, server: usize, program: &ProgramName, later: Vec<Later>) {
+    pub fn schedule(&mut self, server: usize, program: &ProgramName, later: Vec<Later>) {
         let work = self.servers[server].cells[program].work;
         for later in later {
             let after = match &later {
@@ -462,7 +500,7 @@ impl Sim {
                 Later::Starts(_) => 20 + self.chance(1_500),
                 Later::RequestEnds | Later::OldRequestEnds => self.chance(4_000),
                 Later::OldDrained => 1,
-                Later::Tell => 0,
+                Later::Tell | Later::Awaits(_) => 0,
             };
             self.at(after, Happens::OnServer(server, program.clone(), work, later));
         }
@@ -485,10 +523,12 @@ impl Sim {
         let same_work = cell.work == work;
         let mut tell = true;
         let event = match &later {
-            Later::Stopped | Later::Starts(_) if !same_work => return Ok(()),
+            Later::Stopped | Later::Starts(_) | Later::Awaits(_) if !same_work => return Ok(()),
+            Later::Awaits(operation) => return self.awaits(server, program, operation),
             Later::Stopped => Event::Stopped,
             Later::Starts(release) => {
                 let release = release.clone();
+                self.servers[server].may_start(program)?;
                 if self.is_bad(server, &release) {
                     Event::StartFailed("exit status 1".to_owned())
                 } else {
@@ -517,7 +557,7 @@ impl Sim {
         Ok(())
     }
 
-    fn event(&mut self, server: usize, program: &ProgramName, event: &Event) -> Result<(), String> {
+    pub fn event(&mut self, server: usize, program: &ProgramName, event: &Event) -> Result<(), String> {
         let run = self.servers[server].run_id();
         let here = Here { run: &run, now: self.now, lease: LEASE, orphans: 0, sticky: None };
         let cell = self.servers[server].cells.get_mut(program).expect("a cell");
@@ -527,7 +567,7 @@ impl Sim {
         Ok(())
     }
 
-    fn tell(&mut self, server: usize, program: &ProgramName, refusal: Option<Refusal>) {
+    pub fn tell(&mut self, server: usize, program: &ProgramName, refusal: Option<Refusal>) {
         let held = &self.servers[server];
         let (run, report) = (held.run_id(), Box::new(held.cells[program].report()));
         self.post(None, Happens::Heard(server, run, report, refusal));
@@ -630,6 +670,7 @@ impl Sim {
         let term = leader.term().clone();
         self.counts.decisions += 1;
         self.count_ends()?;
+        self.count_sets()?;
         for send in sends {
             self.send(send, &term);
         }
@@ -721,8 +762,8 @@ impl Sim {
                 }
             }
             Send::Command { program, command, .. } => return self.command(server, &program, &command),
-            // Nobody asks for a component here.
-            Send::Together { .. } | Send::Worked { .. } => {}
+            Send::Together { operation, members, .. } => return self.together(server, operation, &members, term),
+            Send::Worked { set, operation, .. } => self.tell_work(server, set, &operation),
         }
         Ok(())
     }
@@ -759,7 +800,7 @@ impl Sim {
     /// A gate that served was closed: are enough others open, and is no other program out here?
     fn closed(&self, server: usize, program: &ProgramName, command: &Command) -> Result<(), String> {
         let out = self.servers[server].cells.iter().filter(|(_, cell)| cell.is_out()).count();
-        if out > 1 {
+        if out > 1 && !self.are_one_set(server) {
             return Err(format!("{out} programs are out of service on s{server}"));
         }
         let ripple =
@@ -779,10 +820,11 @@ impl Sim {
         for ripple in leader.ripples.values().filter(|ripple| !ripple.state.is_over()) {
             let short =
                 matches!(ripple.wait.as_ref().map(|wait| wait.reason.code()), Some("min_serving" | "old_instance"));
-            if !short {
+            if !short && !self.is_short_set(ripple) {
                 return Err(format!("{} {:?} {:?} {:?}", ripple.plan.id, ripple.state, ripple.wait, ripple.steps));
             }
         }
+        self.sets_are_at_rest()?;
         for server in &self.servers {
             for (program, cell) in &server.cells {
                 let placement = &cell.placement;

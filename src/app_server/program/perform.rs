@@ -10,7 +10,7 @@ use crate::app_server::claims::{Admission, Target};
 use crate::app_server::hands::{Started, Up};
 use crate::app_server::records;
 use crate::domain::names::{Generation, OperationId, Release};
-use crate::domain::placement::{Effect, Event, Outcome, State};
+use crate::domain::placement::{Effect, Event, Operation, Outcome, Phase, State};
 use crate::domain::program::Manifest;
 use crate::wire::messages::ToManagement;
 
@@ -25,7 +25,10 @@ impl Program {
                 Effect::OpenGate(generation) => self.open_gate(generation),
                 Effect::KnowGate(generation) => self.know_gate(generation),
                 Effect::MigrateSessions => self.migrate_sessions(),
-                Effect::Stop => self.stop_instances(ctx),
+                Effect::Stop => {
+                    self.stop_instances(ctx);
+                    self.make_next_ready();
+                }
                 Effect::Start(release) => self.start_instance(release, ctx),
                 Effect::StartBeside(release) => self.start_beside(release, ctx),
                 Effect::Switch(generation) => self.switch(generation, ctx),
@@ -43,6 +46,9 @@ impl Program {
         }
         self.slot.admission().gate.close(generation);
         self.quiesced_at = self.is_state(State::Quiescing).then(|| self.shared.clock.now());
+        if self.quiesced_at.is_some() {
+            self.shared.hands.foresee_stop(&self.keeper);
+        }
         self.tell_drained();
         self.shared.nudge();
     }
@@ -87,6 +93,17 @@ impl Program {
                 });
             }
         });
+    }
+
+    /// The new version's process is made while the old one ends, and waits (protocol P9a). In a set it is other work
+    /// that comes between.
+    fn make_next_ready(&self) {
+        let stops = |operation: &&Operation| operation.phase == Phase::Stopping && operation.set.is_none();
+        let next = self.placement.operation.as_ref().filter(stops).and_then(|operation| operation.to.clone());
+        let Some(release) = next else { return };
+        if let Ok(Some(manifest)) = records::manifest(&self.shared.store, &self.placement.program, &release) {
+            self.shared.hands.make_ready(Arc::new(manifest), release, self.keeper.clone());
+        }
     }
 
     /// The set's work begins when its last member has stopped.

@@ -105,9 +105,11 @@ impl Program {
 
     /// The placement, and with it, where an instance is to be stopped, its mark (protocol P9b).
     fn save(&self, next: &Placement, effects: &[Effect]) -> Result<(), StoreError> {
-        let changes = self.changes(next, effects)?;
+        let mut changes = self.changes(next, effects)?;
+        changes.extend(self.keeper.gone());
         if !changes.is_empty() {
             self.shared.store.save(changes)?;
+            self.keeper.removed();
         }
         self.set_marks(next, effects);
         Ok(())

@@ -9,7 +9,8 @@ use actix::prelude::*;
 
 use super::Server;
 use super::messages::held_releases;
-use crate::app_server::machine::{Machine, with_lines};
+use crate::app_server::living::with_lines;
+use crate::app_server::machine::Machine;
 use crate::app_server::program::Tell;
 use crate::app_server::records;
 use crate::domain::names::{ProgramName, Release, Sha256};

@@ -2,6 +2,7 @@
 
 mod components;
 mod fake;
+mod listening;
 mod skew;
 
 use std::time::{Duration, Instant};
@@ -55,7 +56,7 @@ impl Bench {
     /// Ends, and begins anew on the same disk.
     async fn restart(self) -> Self {
         let Self { dir, list, .. } = self;
-        list.send(super::list_actor::Stop).await.unwrap();
+        list.send(super::list_messages::Stop).await.unwrap();
         while list.connected() {
             actix_rt::task::yield_now().await;
         }
@@ -314,4 +315,34 @@ async fn a_program_that_was_never_installed_well_can_be_removed() {
     let removed = bench.with(|control| asks::remove(control, &program(), None)).await.unwrap();
     bench.until(&removed, |view| view.state == RippleState::Upgraded).await;
     assert!(bench.look(|control| !control.leader.list.programs.contains_key(&program())).await);
+}
+
+#[actix_rt::test]
+async fn history_is_pruned_by_its_bound_the_oldest_first_and_is_so_after_a_restart() {
+    let mut bench = Bench::new();
+    bench.with(|control| control.bounds.ripples = 2).await;
+    let _servers = servers(&bench, 2).await;
+    let mut ids = Vec::new();
+    for version in ["1", "2", "3"] {
+        bench.push(version).await;
+        let id = bench.upgrade(version).await;
+        let (of, deadline) = (id.clone(), Instant::now() + Duration::from_secs(20));
+        // What has no receipt yet is never pruned.
+        while !bench
+            .look({
+                let of = of.clone();
+                move |control| control.ripples[&of].receipt.is_some()
+            })
+            .await
+        {
+            assert!(Instant::now() < deadline, "{:#?}", bench.ripple(&id).await);
+            actix_rt::time::sleep(Duration::from_millis(5)).await;
+        }
+        ids.push(id);
+    }
+    bench.with(|_| {}).await;
+    let kept = |control: &Control| control.ripples.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(bench.look(kept).await, ids[1..]);
+    bench = bench.restart().await;
+    assert_eq!(bench.look(kept).await, ids[1..]);
 }

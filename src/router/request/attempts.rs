@@ -67,10 +67,11 @@ impl Attempts for Request {
                     self.sampled = false;
                     let shared = &self.worker.shared;
                     let held = self.held.as_ref();
-                    let line = held.map(|held| self.worker.line.wait(&held.program, held.ticket, self.seen));
-                    shared.news_since(self.seen, shared.instant(until)).await;
+                    let line = held.map(|held| shared.line.wait(&held.program, held.ticket, self.seen));
+                    let until = shared.instant(until);
+                    shared.news_since(self.seen, until).await;
                     if let Some(waiting) = line {
-                        waiting.turn(shared.news_seen()).await;
+                        waiting.turn(shared.news_seen(), until).await;
                     }
                 }
             }

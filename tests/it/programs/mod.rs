@@ -106,7 +106,7 @@ pub fn port_range() -> std::ops::RangeInclusive<u16> {
 }
 
 pub async fn stop_now(instance: &Instance) -> stop::Stopped {
-    stop::stop(instance, StopSignal::Term, GRACE).await.unwrap()
+    stop::stop(instance, StopSignal::Term, GRACE, None).await.unwrap()
 }
 
 pub async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use neap::domain::figures::{Figures, bucket};
 use neap::domain::gate::NotDrained;
-use neap::domain::leader::Leader;
+use neap::domain::leader::{Drain, Leader};
 use neap::domain::names::{
-    Generation, NodeName, ProgramName, Release, Revision, RippleId, RunId, ServerName, Sha256, Term, Version,
+    Generation, NodeName, OperationId, ProgramName, Release, Revision, RippleId, RunId, ServerName, Sha256, Term,
+    Version,
 };
 use neap::domain::placement::{Effect, Event, Here, Millis, Order, Placement, State};
 use neap::domain::ripple::hooks::HookEnd;
@@ -265,6 +266,21 @@ impl Driven {
         Ok(plan)
     }
 
+    /// Takes a server out of service as management does: with all but one of those that serve left, or at least one.
+    pub fn drain(&mut self, name: &str, forced: bool) -> Vec<String> {
+        let server = ServerName::new(name).unwrap();
+        let least = self.leader.list.serving(&program()).count().saturating_sub(1).max(1);
+        let operation = OperationId::new(format!("drain-{name}")).unwrap();
+        let drain = Drain::new(operation, BTreeMap::from([(program(), least)]), forced);
+        let short = self.leader.short_without(&server, &drain);
+        if short.is_empty() {
+            self.leader.drain(server, drain);
+        }
+        let said =
+            |(program, serving, least)| format!("refused: {program}: {serving} serving, and {least} have to stay");
+        short.into_iter().map(said).collect()
+    }
+
     pub fn next_id(&self) -> RippleId {
         RippleId::new(format!("r{}", self.ripples + 1)).unwrap()
     }
@@ -454,7 +470,11 @@ impl Driven {
             *cell = serde_json::from_str(&serde_json::to_string(cell).unwrap()).unwrap();
         }
         let (number, revision) = (self.leader.term().number + 1, self.leader.mint.revision);
+        let drains =
+            self.leader.drains.iter().map(|(name, drain)| (name.clone(), Drain { wait: None, ..drain.clone() }));
+        let drains = drains.collect();
         self.leader = Leader::new(term(number), revision, list, ripples);
+        self.leader.drains = drains;
         self.settle();
     }
 

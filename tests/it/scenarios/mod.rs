@@ -16,6 +16,8 @@
 //! | `S fails to start V: WHY`, `S is slow to start V`, `S comes up` | how it behaves from now on; it has come up |
 //! | `S crashes`, `S boots`, `S is silent`, `S is heard` | |
 //! | `hook H succeeds`, `hook H fails: WHY`, `S hook H …` | at management, or at a server; it was asked for |
+//! | `node drain S [force]`, `node resume S` | a person takes a server out of service, and back |
+//! | `undo catching up` | of the ripple that management began by itself |
 //! | `after D` | time passes |
 //! | `management restarts` | with what it has saved |
 //! | `releases wait`, `releases are prepared` | servers do not, or do, prepare what they are asked to |

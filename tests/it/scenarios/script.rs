@@ -78,6 +78,16 @@ fn happen(driven: &mut Driven, event: &str) -> Vec<String> {
         ["management", "restarts"] => driven.restart(),
         ["hook", hook, "succeeds"] => driven.hook_ends(hook, None, None),
         ["hook", hook, "fails:", why @ ..] => driven.hook_ends(hook, None, Some(&why.join(" "))),
+        ["node", "drain", name, how @ ..] => return driven.drain(name, how == ["force"]),
+        ["node", "resume", name] => {
+            let name = ServerName::new(*name).unwrap();
+            return if driven.leader.resume(&name) { Vec::new() } else { vec!["it is not drained".to_owned()] };
+        }
+        ["undo", "catching", "up"] => {
+            let caught_up = |ripple: &&Ripple| ripple.plan.kind == RippleKind::CatchUp;
+            let id = driven.leader.ripples.values().find(caught_up).expect("something is caught up").plan.id.clone();
+            return undo(driven, &id);
+        }
         ["releases", "wait"] => driven.prepared = false,
         ["releases", "are", "prepared"] => driven.prepared = true,
         ["everyone", "obeys"] => driven.everyone_obeys(),

@@ -6,10 +6,19 @@ not fit is turned away by the program at once, and is no answer. Then one progra
 a second of it and of the other nine are set against their steady state of the seconds before: by quiesce, by overlap, and, where
 this binary has it, by `--scope server`, the prior art, which takes whole servers out.
 
-Answers are counted by the programs themselves. The machine has to be able to drive the load: see --sleep-ms.
+Answers are counted by the programs themselves (service.rs), which take a known time to start and to stop, waiting, as a small
+service of an interpreted language does. Out of service is the time between a server's last answer of the old version and the
+first request to the new one. What of it is not the program's own stop (from the signal to its end) and start (from its first
+instruction to its listening) is neap's: the round trips, the flushes, the launcher, the probes, and the routers' hearing of it.
+
+The machine has to be able to drive the load, or the figures are void: see --sleep-ms. Cores that are busy are told, by kind.
 Ends with 0 when everything was measured, whether or not the goals hold.
 """
 
+import collections
+import os
+import pathlib
+import shutil
 import statistics
 import subprocess
 import time
@@ -20,66 +29,24 @@ from nodes import Neap
 
 SERVERS, PROGRAMS = 4, 10
 SLOTS, SLEEP_MS = 4, 20
+START_MS, STOP_MS = 300, 100
 OFFERED = 1.2
 STEADY_S = 5
+# Of what the slots hold, what the programs have to answer in their steady state for the figures to count.
+DRIVEN = 0.95
+# Connections that each program's load is sent over: it has at most so many requests under way.
+CONNECTIONS = 64
 KINDS = {"quiesce": ["--strategy", "quiesce"], "overlap": ["--strategy", "overlap"], "server": ["--scope", "server"]}
-
-# Notes, by the machine's monotonic clock: how many answers it has given, ten times a second; and when it began, listened, gave
-# its first and its last answer, was told to end, and ended.
-SERVICE = r"""
-import asyncio, os, signal, sys, time
-ticks = int(open("/proc/self/stat").read().rsplit(")", 1)[1].split()[19])
-slots, sleep, data = int(sys.argv[1]), float(sys.argv[2]) / 1000, sys.argv[3]
-busy, answers, out, last = 0, 0, open(f"{data}/answers-{os.getpid()}", "w", buffering=1), None
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-FULL = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n"
-
-def note(what, at=None):
-    print(what, f"{at or time.monotonic():.4f}", answers, file=out)
-
-class Service(asyncio.Protocol):
-    def connection_made(self, transport):
-        self.transport, self.seen = transport, b""
-    def data_received(self, data):
-        self.seen += data
-        while b"\r\n\r\n" in self.seen:
-            head, self.seen = self.seen.split(b"\r\n\r\n", 1)
-            self.transport.write(OK) if b" /healthz " in head else self.take()
-    def take(self):
-        global busy
-        if busy >= slots:
-            return self.transport.write(FULL)
-        busy += 1
-        asyncio.get_running_loop().call_later(sleep, self.done)
-    def done(self):
-        global busy, answers, last
-        busy, answers, last = busy - 1, answers + 1, time.monotonic()
-        if answers == 1:
-            note("first")
-        self.transport.write(OK)
-
-async def main():
-    loop, end = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, end.set)
-    await loop.create_server(Service, "127.0.0.1", int(os.environ["PORT"]))
-    note("began", ticks / 100)
-    note("listens")
-    while not end.is_set():
-        note("at")
-        try:
-            await asyncio.wait_for(end.wait(), 0.1)
-        except TimeoutError:
-            pass
-    note("told")
-    note("last", last)
-asyncio.run(main())
-note("ended")
-"""
+SERVICE = pathlib.Path(__file__).resolve().parents[1] / "service.rs"
+# What a process is, by a word of its command line.
+PROCESSES = {"./service": "programs", " traffic ": "load", "--role router": "router", "--role app-server": "servers", "--role management": "management"}
 
 
 def options(parser):
     parser.add_argument("--json", metavar="FILE", help="write [{name, value, goal, holds, detail}] to this file")
     parser.add_argument("--sleep-ms", type=int, default=SLEEP_MS, metavar="N", help=f"that a request takes in its slot ({SLEEP_MS})")
+    parser.add_argument("--start-ms", type=int, default=START_MS, metavar="N", help=f"that a program takes to start ({START_MS})")
+    parser.add_argument("--stop-ms", type=int, default=STOP_MS, metavar="N", help=f"that a program takes to stop ({STOP_MS})")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="upgrades of each kind (5: 20 steps, of which medians are)")
     parser.add_argument("--quick", action="store_true", help="one upgrade of each kind: whether it works, no figures")
 
@@ -88,8 +55,10 @@ def run(args):
     binary, rounds = rig.neap_binary(args.neap), 1 if args.quick else args.rounds
     found = []
     with rig.Rig(args.first_port) as place:
-        cluster = Cluster(place, binary, args.sleep_ms)
+        cluster = Cluster(place, binary, args)
         cluster.start()
+        busy, driven = cluster.steady()
+        rig.say(f"== steady: {driven:.0%} of what the slots hold is answered; cores busy: {busy}")
         measured = {}
         for kind, options_of in KINDS.items():
             if kind == "server" and not cluster.has_scope():
@@ -97,7 +66,7 @@ def run(args):
                 continue
             rig.say(f"== {kind}")
             measured[kind] = [cluster.upgrade(options_of) for _ in range(rounds)]
-        found = list(told(measured, cluster))
+        found = list(told(measured, cluster, busy, driven))
     for result in found:
         rig.say(f"   {result.name}: {results.show(result.value, result.unit)} ({result.detail})")
     if args.json:
@@ -109,8 +78,13 @@ def run(args):
 class Cluster:
     """Four servers, a router and management, ten programs, and a load at each."""
 
-    def __init__(self, place, binary, sleep_ms):
-        self.place, self.binary, self.sleep_ms, self.version = place, binary, sleep_ms, 0
+    def __init__(self, place, binary, args):
+        self.place, self.binary, self.args, self.version = place, binary, args, 0
+        self.sleep_ms = args.sleep_ms
+        self.service = place.folder("built") / "service"
+        built = subprocess.run(["rustc", "--edition", "2024", "-O", "-C", "strip=symbols", "-o", self.service, SERVICE])
+        if built.returncode != 0:
+            raise rig.Trouble("the program does not build")
         self.neap = Neap(place, binary)
         self.offers = []
 
@@ -137,14 +111,16 @@ class Cluster:
         rate = OFFERED * SERVERS * SLOTS * 1000 / self.sleep_ms
         for program in range(PROGRAMS):
             url = f"http://127.0.0.1:{self.http}/p{program}/"
-            argv = [self.binary, "traffic", url, "--rate", f"{rate:.1f}", "--duration", "24h"]
+            argv = [self.binary, "traffic", url, "--raw", "--rate", f"{rate:.1f}", "--duration", "24h"]
+            argv += ["--connections", str(CONNECTIONS)]
             self.offers.append(self.place.start(f"traffic-{program}", argv))
         time.sleep(STEADY_S)
 
     def release(self, program, version):
         into = self.place.folder(f"releases/{program}-{version}")
-        (into / "service.py").write_text(SERVICE)
-        command = f'["python3", "service.py", "{SLOTS}", "{self.sleep_ms}", "{{data}}"]'
+        shutil.copy(self.service, into / "service")
+        words = [SLOTS, self.sleep_ms, self.args.start_ms, self.args.stop_ms]
+        command = '["./service", ' + "".join(f'"{word}", ' for word in words) + '"{data}"]'
         (into / "program.toml").write_text(
             f'name = "{program}"\nversion = "{version}"\nroutes = ["*/{program}"]\n[process]\ncommand = {command}\n'
             '[health]\npath = "/healthz"\n[upgrade]\nsoak = "0s"\nmax_utilization = 0\n'
@@ -154,6 +130,17 @@ class Cluster:
     def deploy(self, program, version, how):
         release = self.release(program, version)
         self.neap.ask(self.management, "--quiet", "deploy", release, "--yes", *how)
+
+    def steady(self):
+        """How many cores each kind of process keeps busy while nothing is upgraded, and which part of what the slots hold
+        is answered."""
+        before, begun = busy(), time.monotonic()
+        time.sleep(STEADY_S)
+        after, ended = busy(), time.monotonic()
+        cores = {kind: (after[kind] - before[kind]) / (ended - begun) for kind in after}
+        answers = sum(rate(self.notes(f"p{program}"), begun, ended) for program in range(PROGRAMS))
+        told = ", ".join(f"{kind} {value:.2f}" for kind, value in sorted(cores.items(), key=lambda of: -of[1]))
+        return f"{told} of {os.cpu_count()}", answers / (PROGRAMS * SERVERS * SLOTS * 1000 / self.sleep_ms)
 
     def has_scope(self):
         ran = subprocess.run([self.binary, "upgrade", "--help"], capture_output=True, text=True)
@@ -186,18 +173,36 @@ class Cluster:
         return found
 
     def beyond(self, notes, begun, ended):
-        """Of each server: what lay between the old instance's last answer and the new one's first beside the program's own
-        stop and start, in shares of these two. None of an overlap, where nothing lies between."""
-        shares = []
+        """Of each server: the seconds of neap's own in which it was out of service, by where they lie, and the program's
+        own stop and start. Nothing of an overlap, where nothing lies between."""
+        steps = []
         for server in sorted({server for server, _ in notes}):
             of = [dict((what, at) for what, at, _ in noted) for (at_server, _), noted in notes.items() if at_server == server]
             old = [noted for noted in of if begun <= noted.get("told", 0) <= ended + 1 and "ended" in noted]
             new = [noted for noted in of if begun <= noted.get("began", 0) <= ended and "first" in noted]
-            if len(old) == 1 and len(new) == 1 and new[0]["began"] >= old[0]["ended"] - 0.02:
-                own = (old[0]["ended"] - old[0]["told"]) + (new[0]["listens"] - new[0]["began"])
-                between = new[0]["first"] - self.sleep_ms / 1000 - old[0]["last"]
-                shares.append((between - own) / own)
-        return shares
+            if len(old) == 1 and len(new) == 1 and new[0]["began"] >= old[0]["ended"]:
+                [old], [new] = old, new
+                steps.append({
+                    "own": old["ended"] - old["told"] + new["listens"] - new["began"],
+                    "to the signal": old["told"] - old["last"],
+                    "to the start": new["began"] - old["ended"],
+                    "to the first request": new["first"] - new["listens"],
+                })
+        return steps
+
+
+def busy():
+    """Seconds of CPU that each kind of process has used."""
+    used = collections.Counter()
+    for pid in rig.pids():
+        try:
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        kind = next((kind for word, kind in PROCESSES.items() if word in words), "others")
+        used[kind] += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return used
 
 
 def rate(notes, begun, ended):
@@ -211,17 +216,34 @@ def rate(notes, begun, ended):
     return answers / (ended - begun)
 
 
-def told(measured, cluster):
+def told(measured, cluster, busy, driven):
     shape = f"{SERVERS} servers × {PROGRAMS} programs, {SLOTS} slots × {cluster.sleep_ms} ms, offered {OFFERED}"
+    counts = driven >= DRIVEN
+    yield results.Result("steady: answered, of what the slots hold", driven, DRIVEN, most=False, detail=f"cores busy: {busy}")
     for kind, rounds in measured.items():
         others, own = [one["others"] for one in rounds], [one["own"] for one in rounds]
         goal = 0.99 if kind != "server" else 0.75
         name = "the other nine" if kind != "server" else "the other nine, prior art"
-        yield results.Result(f"{kind}: {name}", statistics.median(others), goal, most=False, detail=f"{results.spread(others, digits=3)}; {shape}")
+        yield results.Result(
+            f"{kind}: {name}", statistics.median(others), goal, most=False, counts=counts, detail=f"{results.spread(others, digits=3)}; {shape}"
+        )
         if kind == "overlap":
-            yield results.Result("overlap: its own", statistics.median(own), 0.99, most=False, detail=results.spread(own, digits=3))
+            yield results.Result("overlap: its own", statistics.median(own), 0.99, most=False, counts=counts, detail=results.spread(own, digits=3))
         elif kind == "quiesce":
-            beyond = [share for one in rounds for share in one["beyond"]]
-            if beyond:
-                detail = f"{results.spread(beyond, 100)} % of {len(beyond)} steps; its own answers meanwhile {results.spread(own, digits=3)}"
-                yield results.Result("quiesce: out of service beyond the program's own stop and start", statistics.median(beyond), 0.10, detail=detail)
+            steps = [step for one in rounds for step in one["beyond"]]
+            if steps:
+                yield out_of_service(steps, own, counts)
+
+
+def out_of_service(steps, own, counts):
+    """What of the time out of service is neap's own, in shares of the program's stop and start."""
+    parts = [part for part in steps[0] if part != "own"]
+    shares = [sum(step[part] for part in parts) / step["own"] for step in steps]
+    where = ", ".join(f"{part} {statistics.median(step[part] for step in steps) * 1000:.1f}" for part in parts)
+    whole = results.spread([sum(step[part] for part in parts) for step in steps], 1000)
+    detail = (
+        f"{results.spread(shares, 100)} % of {len(steps)} steps: {whole} ms ({where}) beside"
+        f" {statistics.median(step['own'] for step in steps) * 1000:.0f} ms of its own; its own answers meanwhile {results.spread(own, digits=3)}"
+    )
+    name = "quiesce: out of service beyond the program's own stop and start"
+    return results.Result(name, statistics.median(shares), 0.10, detail=detail, counts=counts)
