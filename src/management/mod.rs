@@ -47,6 +47,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::middleware::DefaultHeaders;
 use actix_web::web::Data;
 use actix_web::{App, HttpServer, web};
+use tokio::task::JoinHandle;
 
 pub use control::Bounds;
 
@@ -85,12 +86,16 @@ pub struct Running {
     server: ServerHandle,
     arbiter: Arbiter,
     sessions: sessions::Sessions,
+    telling: JoinHandle<()>,
 }
 
 impl Running {
     /// Finishes the API's requests and stops. Ripples go on when it is started again.
     pub async fn stop(self) {
         self.server.stop(true).await;
+        // It has hold of the list's store, which this process may open again if its heir does not come up.
+        self.telling.abort();
+        let _ = self.telling.await;
         self.arbiter.stop();
         self.sessions.stop();
     }
@@ -162,7 +167,7 @@ pub async fn start(
         page_limit: settings.bounds.page,
         sessions: sessions.clone(),
     };
-    actix_rt::spawn(tell_servers(desk.clone()));
+    let telling = actix_rt::spawn(tell_servers(desk.clone()));
     let guard = Guard::new(listen, secret).open("/healthz").open("/readyz");
     let guard = settings.hosts.iter().fold(guard, |guard, host| guard.host(host));
     let server = HttpServer::new(move || {
@@ -182,5 +187,5 @@ pub async fn start(
     .run();
     let handle = server.handle();
     actix_rt::spawn(server);
-    Ok(Running { listen, server: handle, arbiter, sessions })
+    Ok(Running { listen, server: handle, arbiter, sessions, telling })
 }
