@@ -13,6 +13,7 @@ mod logs;
 mod node;
 mod node_upgrade;
 mod out;
+mod plan;
 mod program;
 mod receipt;
 mod release;

@@ -9,14 +9,14 @@ use super::Ctx;
 use super::component_upgrade::ComponentArgs;
 use super::failure::{EXIT_CHANGES, EXIT_FAILED, Failure};
 use super::out::{self, Format, count, or_dash};
-use super::{node_upgrade, receipt, watch};
+use super::{node_upgrade, plan, receipt, watch};
 use crate::domain::duration;
 use crate::domain::manifest::BATCH_MAX;
 use crate::domain::names::{ProgramName, ServerName, Version};
 use crate::domain::program::{Promote, Scope, Strategy};
 use crate::wire::api::{
-    Carries, HookState, NodeState, NodeView, PlacementState, PlacementView, PlanView, ProgramView, RippleKind,
-    RippleOptions, RippleState, RippleView, StepState, UpgradeRequest, path,
+    HookState, NodeState, NodeView, PlacementState, PlacementView, PlanView, ProgramView, RippleKind, RippleOptions,
+    RippleState, RippleView, StepState, UpgradeRequest, path,
 };
 
 #[derive(Args, Debug)]
@@ -141,7 +141,7 @@ pub async fn upgrade(ctx: &Ctx, mut request: UpgradeRequest, how: &How) -> Resul
 }
 
 fn show_plan(ctx: &Ctx, plan: &PlanView, exit_code: bool) -> Result<(), Failure> {
-    ctx.out.one(plan, plan_text)?;
+    ctx.out.one(plan, plan::text)?;
     if exit_code && !plan.steps.is_empty() { Err(Failure::Told(EXIT_CHANGES)) } else { Ok(()) }
 }
 
@@ -149,7 +149,7 @@ fn nothing_to_do(ctx: &Ctx, plan: &PlanView) -> Result<(), Failure> {
     if ctx.out.format != Format::Table {
         ctx.out.json(plan)?;
     }
-    ctx.out.say(&plan_text(plan));
+    ctx.out.say(&plan::text(plan));
     Ok(())
 }
 
@@ -163,7 +163,7 @@ fn ask(ctx: &Ctx, plan: &PlanView, wait: &Wait) -> Result<bool, Failure> {
     if !out::can_ask() {
         return Err(Failure::Usage(format!("with --force, {question}: say --yes to that")));
     }
-    ctx.out.say(&plan_text(plan));
+    ctx.out.say(&plan::text(plan));
     if out::confirm(&format!("{question}. Go on?")) { Ok(true) } else { Err(declined()) }
 }
 
@@ -321,80 +321,7 @@ fn next_command(ripple: &RippleView) -> String {
     }
 }
 
-/// "server-2: 1.30 of 2 cores, 1.60 allowed: it waits".
-fn carries_text(carries: &Carries) -> String {
-    let cores = |milli: u32| format!("{:.2}", f64::from(milli) / 1_000.0);
-    let most = carries.most_milli;
-    let allowed = if most > 0 { format!(", {} allowed", cores(most)) } else { String::new() };
-    let waits = if most > 0 && carries.would_milli > most { ": it would wait" } else { "" };
-    format!("{}: {} of {} cores{allowed}{waits}", carries.server, cores(carries.would_milli), carries.cores)
-}
-
 /// The program that failed; of a component's ripple, one of its parts.
 fn failure_of(ripple: &RippleView) -> &str {
     ripple.parts.iter().find(|part| part.failure.is_some()).unwrap_or(ripple).what()
-}
-
-/// A plan as a person reads it.
-pub fn plan_text(plan: &PlanView) -> String {
-    let skipped = plan.skipped.iter().map(|step| format!("skips {}: {}", step.server, out::clean(&step.reason)));
-    if plan.steps.is_empty() {
-        let mut lines = vec![format!("nothing to do: {} {} runs on all its servers", plan.program, plan.to)];
-        lines.extend(skipped);
-        return lines.join("\n");
-    }
-    let at_once = match (plan.kind, plan.batch) {
-        (RippleKind::Install, _) => ", all at once".to_owned(),
-        (_, batch) if batch > 1 => format!(", up to {batch} at a time"),
-        _ => String::new(),
-    };
-    let mut lines = vec![
-        format!(
-            "plan {}: {} {} to {} on {}{at_once}",
-            plan.id,
-            plan.kind,
-            plan.program,
-            plan.to,
-            count(plan.steps.len(), "server")
-        ),
-        out::table(
-            &["STEP", "SERVER", "FROM", "TO", "ACTIVE", "DRAINS IN ABOUT", "CARRIED MEANWHILE"],
-            plan.steps.iter().enumerate().map(|(index, step)| {
-                vec![
-                    (index + 1).to_string(),
-                    step.server.to_string(),
-                    or_dash(step.from.as_ref()),
-                    step.to.to_string(),
-                    step.active_requests.to_string(),
-                    or_dash(step.expected_drain_ms.map(out::millis)),
-                    or_dash(step.carries.as_ref().map(carries_text)),
-                ]
-            }),
-        ),
-    ];
-    lines.extend(skipped);
-    if plan.canary > 0 {
-        let then = match plan.promote {
-            Promote::Auto => "goes on when they are through their soaks",
-            Promote::Manual => "waits for `neap ripple promote`",
-        };
-        lines.push(format!("upgrades {} first, as canaries, and {then}", count(plan.canary as usize, "server")));
-    }
-    if plan.strategy == Strategy::Overlap {
-        let how = "starts the new version beside the old one, and switches in one step: nothing leaves service";
-        lines.push(how.to_owned());
-    }
-    if !plan.aside.is_empty() {
-        let names: Vec<&str> = plan.aside.iter().map(ProgramName::as_str).collect();
-        lines.push(format!("takes {} out of service with it, server by server", names.join(", ")));
-    }
-    lines.push(format!(
-        "keeps at least {} serving; drains up to {}{}, holds up to {}, soaks {}",
-        plan.min_serving,
-        out::millis(plan.drain_timeout_ms),
-        if plan.force { ", then cuts what is left" } else { ", then gives up" },
-        out::millis(plan.hold_ms),
-        out::millis(plan.soak_ms),
-    ));
-    lines.join("\n")
 }

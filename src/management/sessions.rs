@@ -5,7 +5,7 @@
 mod lists;
 mod writer;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::domain::names::{ProgramName, RunId, ServerName};
 use crate::domain::session::{Place, SessionId, WallMillis};
-use crate::domain::session_list::{Bounds, End, Query, Session};
+use crate::domain::session_list::{Bounds, End, Figures, Query, Session};
 use crate::store::behind::Behind;
 use crate::store::tagged::{Outcome, Tagged, What};
 use crate::store::{Options, Store, StoreError, Tree};
@@ -104,6 +104,11 @@ impl Sessions {
     /// How many are at home at each server, by program.
     pub fn counts(&self) -> Vec<(ProgramName, ServerName, usize)> {
         self.lock().counts()
+    }
+
+    /// What is told of a program's sessions, server by server. Looks at all of them.
+    pub fn figures(&self, program: &ProgramName) -> BTreeMap<ServerName, Figures> {
+        self.lock().list(program).map(|list| list.figures_by_server(now())).unwrap_or_default()
     }
 
     /// The data that a program keeps in a session.

@@ -222,6 +222,7 @@ pub fn plan(control: &Control, plan: &Plan, hold_ms: u64, to: &Version) -> api::
                 from: version(&step.from),
                 to: to.clone(),
                 active_requests: active(&step.server),
+                sessions: 0,
                 expected_drain_ms: None,
                 carries: carries(control, plan, &step.server),
             })

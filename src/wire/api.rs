@@ -48,6 +48,7 @@ mod binary;
 mod component;
 mod hook;
 mod node;
+mod plan;
 mod program;
 mod receipt;
 mod ripple;
@@ -61,15 +62,16 @@ pub use component::{
 };
 pub use hook::{Carries, Hook, HookState, HookView};
 pub use node::{DrainRequest, DrainView, DrainingProgram, EventView, LoadView, NodeState, NodeView, StatusView};
+pub use plan::{PlanView, PlannedStep, SkippedStep};
 pub use program::{
     ActiveRequest, ActiveRequests, LogLine, Logs, OldestRequest, PlacementState, PlacementView, ProgramSummary,
     ProgramView, ReleaseView,
 };
 pub use receipt::{Account, Failure, KeptServing, Neighbour, OutOfService, Receipt, Sessions};
 pub use ripple::{
-    CommandView, ComponentPlanView, ComponentUpgradeRequest, FailedStart, PlanView, PlannedProgram, PlannedSetStep,
-    PlannedStep, RestartRequest, RippleEvent, RippleKind, RippleOptions, RippleState, RippleView, SkippedStep,
-    StepState, StepTimes, StepView, UpgradeRequest, WaitingFor,
+    CommandView, ComponentPlanView, ComponentUpgradeRequest, FailedStart, PlannedProgram, PlannedSetStep,
+    RestartRequest, RippleEvent, RippleKind, RippleOptions, RippleState, RippleView, StepState, StepTimes, StepView,
+    UpgradeRequest, WaitingFor,
 };
 pub use route::{Candidate, RouteTest};
 pub use session::{SessionDataView, SessionKeysView, SessionView};

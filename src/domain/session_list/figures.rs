@@ -1,9 +1,12 @@
 //! Owns what is told while a drain waits for sessions: how many, the oldest, and how long it may take.
 //! Must not know how it is shown.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::SessionList;
+use super::{Entry, SessionList};
+use crate::domain::names::ServerName;
 use crate::domain::session::{SessionId, WallMillis};
 
 /// Ends that are remembered one by one at the most: then older ones count half.
@@ -58,28 +61,56 @@ impl Lives {
 impl SessionList {
     /// Of the parts of one program's list together. Looks at all sessions: for who waits for them, at a heartbeat's pace.
     pub fn figures<'a>(parts: impl Iterator<Item = &'a SessionList>, now: WallMillis) -> Figures {
-        let (mut figures, mut lives, mut latest) = (Figures::default(), Lives::default(), 0);
-        let mut oldest: Option<(WallMillis, WallMillis, SessionId)> = None;
+        let (mut sum, mut lives) = (Sum::default(), Lives::default());
         for part in parts {
             lives = lives.add(part.lives);
-            for (id, entry) in &part.sessions {
-                figures.left += 1;
-                figures.active += u64::from(entry.active > 0);
-                latest = latest.max(entry.seen.saturating_add(part.bounds.idle));
-                if oldest.is_none_or(|(begun, ..)| entry.begun < begun) {
-                    oldest = Some((entry.begun, entry.seen, *id));
-                }
-            }
+            part.sessions.iter().for_each(|(id, entry)| sum.add(*id, entry, part.bounds.idle));
         }
-        figures.oldest = oldest.map(|(begun, seen, id)| OldestSession {
+        sum.figures(lives, now)
+    }
+
+    /// Of each server that has any, by the lives of all. Looks at all sessions: for a person who asks.
+    pub fn figures_by_server(&self, now: WallMillis) -> BTreeMap<ServerName, Figures> {
+        let mut sums: BTreeMap<&ServerName, Sum> = BTreeMap::new();
+        for (id, entry) in &self.sessions {
+            let server = &self.places[usize::from(entry.place)].place.server;
+            sums.entry(server).or_default().add(*id, entry, self.bounds.idle);
+        }
+        sums.into_iter().map(|(server, sum)| (server.clone(), sum.figures(self.lives, now))).collect()
+    }
+}
+
+/// Sessions, as they are looked at one by one.
+#[derive(Default)]
+struct Sum {
+    left: u64,
+    active: u64,
+    /// When the last of them has become idle, if nothing more is heard of it.
+    idle_at: WallMillis,
+    oldest: Option<(WallMillis, WallMillis, SessionId)>,
+}
+
+impl Sum {
+    fn add(&mut self, id: SessionId, entry: &Entry, idle: WallMillis) {
+        self.left += 1;
+        self.active += u64::from(entry.active > 0);
+        self.idle_at = self.idle_at.max(entry.seen.saturating_add(idle));
+        if self.oldest.is_none_or(|(begun, ..)| entry.begun < begun) {
+            self.oldest = Some((entry.begun, entry.seen, id));
+        }
+    }
+
+    fn figures(self, lives: Lives, now: WallMillis) -> Figures {
+        let oldest = self.oldest.map(|(begun, seen, id)| OldestSession {
             id,
             age_ms: now.saturating_sub(begun),
             quiet_ms: now.saturating_sub(seen),
         });
-        let idle_by = latest.saturating_sub(now);
-        let by_lives = lives.mean().map(|mean| last_of(figures.left, mean));
-        figures.forecast_ms = (figures.left > 0).then(|| by_lives.map_or(idle_by, |by_lives| by_lives.min(idle_by)));
-        figures
+        let idle_by = self.idle_at.saturating_sub(now);
+        let by_lives = lives.mean().map(|mean| last_of(self.left, mean));
+        let forecast = by_lives.map_or(idle_by, |by_lives| by_lives.min(idle_by));
+        let forecast_ms = (self.left > 0).then_some(forecast);
+        Figures { left: self.left, active: self.active, oldest, forecast_ms }
     }
 }
 

@@ -248,6 +248,18 @@ fn who_waits_is_told_how_many_the_oldest_and_a_forecast() {
 }
 
 #[test]
+fn a_plan_is_told_of_each_servers_sessions() {
+    let mut list = begun(3);
+    list.begin(SessionId(9), &place("s2", "1"), T + MINUTE);
+    list.begin(SessionId(10), &place("s2", "2"), T);
+    let figures = list.figures_by_server(T + MINUTE);
+    let left: Vec<_> = figures.iter().map(|(server, figures)| (server.as_str(), figures.left)).collect();
+    assert_eq!(left, [("s1", 3), ("s2", 2)]);
+    let other = &figures[&ServerName::new("s2").unwrap()];
+    assert_eq!((other.oldest.unwrap().id, other.forecast_ms), (SessionId(10), Some(30 * MINUTE)));
+}
+
+#[test]
 fn a_session_takes_little_memory() {
     assert!(size_of::<(SessionId, Entry)>() <= 48);
 }

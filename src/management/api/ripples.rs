@@ -1,9 +1,10 @@
 //! Owns the routes about ripples. Must not know how one is planned or driven.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use actix_web::web::{Data, Json, Path, Query};
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 
 use super::nodes::ask_servers;
@@ -13,6 +14,7 @@ use crate::domain::names::{ProgramName, RippleId, Version};
 use crate::domain::ripple::Asked;
 use crate::management::asks::{self, Planned, Undo};
 use crate::management::control::Control;
+use crate::management::records::ReleaseRecord;
 use crate::management::session_asks;
 use crate::management::{node_asks, node_views, receipt, ripple_view, set_asks, set_views, views};
 use crate::wire::api::{PlanView, Receipt, RippleKind, RippleState, RippleView, UpgradeRequest, path};
@@ -78,6 +80,7 @@ pub async fn start(
     if started.dry_run {
         let mut plan = desk.look(move |control| dry_run(control, &ask)).await??;
         expect_drains(&desk, &mut plan).await;
+        expect_sessions(&desk, &mut plan).await?;
         return Ok(HttpResponse::Ok().json(plan));
     }
     let asked_by = asked_by(&request);
@@ -104,6 +107,32 @@ async fn expect_drains(desk: &Desk, plan: &mut PlanView) {
         let slowest = of_version.find_map(|told| told.figures.quantile(990));
         step.expected_drain_ms = slowest.map(|bucket| floor_micros(bucket.saturating_add(1)).div_ceil(1_000));
     }
+}
+
+/// Says of each step how many sessions its drain lets end, and how long that may take.
+async fn expect_sessions(desk: &Desk, plan: &mut PlanView) -> Result<(), Problem> {
+    let program = plan.program.clone();
+    let deadlines: BTreeMap<Version, u64> = desk
+        .look(move |control| {
+            let releases = control.releases.get(&program).into_iter().flatten();
+            let deadline = |record: &ReleaseRecord| Some(record.manifest.sticky()?.deadline.as_millis() as u64);
+            releases.filter_map(|(version, record)| Some((version.clone(), deadline(record)?))).collect()
+        })
+        .await?;
+    if deadlines.is_empty() {
+        return Ok(());
+    }
+    let (sessions, program) = (desk.sessions.clone(), plan.program.clone());
+    let figures = web::block(move || sessions.figures(&program)).await;
+    let figures = figures.map_err(|_| Problem::new(Code::Unavailable, "management is stopping"))?;
+    for step in &mut plan.steps {
+        let deadline = step.from.as_ref().and_then(|from| deadlines.get(from));
+        let (Some(deadline), Some(figures)) = (deadline, figures.get(&step.server)) else { continue };
+        step.sessions = figures.left;
+        let by_sessions = figures.forecast_ms.map(|forecast| forecast.min(*deadline));
+        step.expected_drain_ms = step.expected_drain_ms.max(by_sessions);
+    }
+    Ok(())
 }
 
 fn dry_run(control: &Control, ask: &UpgradeRequest) -> Result<PlanView, Problem> {

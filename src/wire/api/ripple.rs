@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::component::UnreadPart;
-use super::hook::{Carries, HookView};
+use super::hook::HookView;
 use super::words;
 use crate::domain::names::{ComponentName, ProgramName, RippleId, ServerName, Version};
 use crate::domain::program::{Promote, Scope, Strategy};
@@ -58,69 +58,6 @@ pub struct RippleOptions {
     /// What a step takes out of service.
     #[serde(default, skip_serializing_if = "Scope::is_program")]
     pub scope: Scope,
-}
-
-/// What a ripple will do, computed before it starts.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct PlanView {
-    pub id: String,
-    pub program: ProgramName,
-    pub kind: RippleKind,
-    /// What most servers have; none for a first install.
-    pub from: Option<Version>,
-    pub to: Version,
-    /// Of the Server List that the plan was made from.
-    pub revision: u64,
-    /// In the order of the ripple; none: there is nothing to do.
-    pub steps: Vec<PlannedStep>,
-    /// Servers of the program that the ripple will leave out, and why.
-    #[serde(default)]
-    pub skipped: Vec<SkippedStep>,
-    #[serde(default)]
-    pub strategy: Strategy,
-    /// Servers at a time.
-    #[serde(default = "one")]
-    pub batch: u32,
-    /// Of the steps, so many first; then it waits to be promoted.
-    #[serde(default)]
-    pub canary: u32,
-    #[serde(default)]
-    pub promote: Promote,
-    pub min_serving: u32,
-    pub hold_ms: u64,
-    pub drain_timeout_ms: u64,
-    pub soak_ms: u64,
-    pub force: bool,
-    /// With the scope of a server: the other programs that leave service with it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub aside: Vec<ProgramName>,
-}
-
-/// Of a management that does not tell.
-fn one() -> u32 {
-    1
-}
-
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct PlannedStep {
-    pub server: ServerName,
-    pub from: Option<Version>,
-    pub to: Version,
-    /// What its drain would wait for, were it to begin now.
-    #[serde(default)]
-    pub active_requests: u64,
-    /// What 99 of 100 requests have taken there until their answers began; none where nothing was counted.
-    #[serde(default)]
-    pub expected_drain_ms: Option<u64>,
-    /// Of the servers that stay, the one that would have the least left; none where nothing is known or moved.
-    #[serde(default)]
-    pub carries: Option<Carries>,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct SkippedStep {
-    pub server: ServerName,
-    pub reason: String,
 }
 
 words! {

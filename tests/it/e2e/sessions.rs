@@ -115,6 +115,29 @@ fn a_session_that_a_person_ends_is_over_everywhere() {
     assert!(sessions(&cluster, "cart-python", "").items.iter().all(|session| session.id != one.id));
 }
 
+#[test]
+fn a_plan_says_how_long_sessions_may_hold_a_drain() {
+    let cluster = Cluster::shaped(Shape { servers: 2, ..Shape::default() });
+    cluster.deploy(&cart_node("1.0.0", "77s"));
+    let load = Load::start(&cluster, vec![Lane::to("cart-node", 20.0, carts()).sessions(6)]);
+    load.has_sessions(6);
+    load.finish();
+    until("the master list knows them", SOON, || {
+        let known = sessions(&cluster, "cart-node", "").items.len();
+        if known == 6 { Ok(()) } else { Err(format!("{known}")) }
+    });
+    let dir = cart_node("2.0.0", "77s").write(cluster.dir());
+    cluster.well(&["release", "push", dir.to_str().unwrap()]);
+    let asked = cluster.post("ripples?dry_run=true", br#"{"program":"cart-node","to":"2.0.0"}"#).unwrap();
+    let plan: neap::wire::api::PlanView = serde_json::from_slice(&asked.body).unwrap();
+    assert_eq!(plan.steps.iter().map(|step| step.sessions).sum::<u64>(), 6, "{plan:?}");
+    // None has ended: what is known is that they migrate then.
+    let held = plan.steps.iter().filter(|step| step.sessions > 0);
+    assert!(held.clone().count() > 0 && held.clone().all(|step| step.expected_drain_ms == Some(77_000)), "{plan:?}");
+    let shown = cluster.well(&["upgrade", "cart-node", "--to", "2.0.0", "--plan"]);
+    assert!(shown.out.contains("session") && shown.out.contains("1m17s"), "{}", shown.out);
+}
+
 /// A program that others wrote, with session middleware that others wrote, whose carts come through an upgrade whole.
 fn middleware_upgraded(name: &'static str, settings: &[(&str, &str)]) {
     let Some(first) = installed(name, "1.0.0") else { return };
