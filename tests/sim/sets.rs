@@ -16,6 +16,9 @@ use super::people::release;
 use super::server::{LEASE, Srv};
 use super::world::{Happens, Sim};
 
+/// Programs of one set at the most, so that a large cluster is not all one set.
+const SET_MAX: usize = 4;
+
 /// A set's record on a server's disk; who has stopped is in memory.
 pub struct Record {
     pub operation: OperationId,
@@ -64,7 +67,12 @@ impl Sim {
         self.made += 1;
         let id = RippleId::new(format!("set-{}", self.made)).expect("an id");
         let main = (self.chance(3) == 0).then(|| free[self.rng.below(free.len() as u64) as usize].clone());
-        let several: Vec<ProgramName> = free.iter().filter(|_| self.rng.below(3) > 0).cloned().collect();
+        let mut several: Vec<ProgramName> = free.iter().filter(|_| self.rng.below(3) > 0).cloned().collect();
+        if several.len() > SET_MAX {
+            let first = self.rng.below((several.len() - SET_MAX) as u64) as usize;
+            several = several.split_off(first);
+            several.truncate(SET_MAX);
+        }
         let planned = match main {
             Some(main) if free.len() == self.programs.len() => self.whole_servers(&id, &main),
             _ => self.users_of_a_component(&id, several),

@@ -340,7 +340,8 @@ impl Sim {
             Happens::Decide => self.decide()?,
             Happens::Person => {
                 if !self.calm {
-                    if self.chance(6) == 0 {
+                    // Of a large cluster's many ripples few are sets: each is hundreds of steps at once.
+                    if self.chance(if self.settings.programs > 20 { 400 } else { 6 }) == 0 {
                         self.somebody_asks_for_a_set();
                     } else {
                         self.somebody_asks();
