@@ -60,7 +60,7 @@ pub(super) async fn run<R: Attempts>(
     let upload = upload::run(&mut writer, inbound, head, body, &progress, !meta.keep_alive, &worker.limits);
     let mut upload = pin!(upload);
     let timer = &mut client.upstream_timer;
-    let (input, out) = (Input::default(), Output::lease());
+    let (input, out) = (Input::default(), Output::unleased());
     let mut talk =
         Talk { meta, target, awaits, repeatable, worker, outbound, live, continued, progress: &progress, input, out };
     let mut keeps_for = None;
@@ -92,7 +92,7 @@ struct Talk<'t, 'c, R: Attempts> {
     progress: &'t Progress,
     /// From the upstream.
     input: Input,
-    /// To the client.
+    /// To the client; leased when there is something to say, so that those that wait hold none.
     out: Output,
 }
 
@@ -211,7 +211,8 @@ impl<R: Attempts> Talk<'_, '_, R> {
         // Once a body was admitted and is on its way, it cannot be sent elsewhere.
         let refusable = self.target.authenticated && !(self.awaits && self.progress.go.get());
         let closing = !self.meta.keep_alive || self.worker.is_draining() || !self.progress.done.get();
-        let Self { meta, live, input, out, .. } = self;
+        let Self { meta, live, input, .. } = self;
+        let out = self.out.ready();
         let bounds = if self.target.authenticated { OF_SERVER } else { OF_PROGRAM };
         let parsed = response::parse(input.filled(), meta.is_head, bounds, |head, length| {
             (judge(head, meta, refusable, closing, live, out), length)

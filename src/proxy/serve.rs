@@ -15,7 +15,7 @@ use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
-use super::buffer::BUFFER_BYTES;
+use super::buffer::{self, BUFFER_BYTES};
 use super::conn;
 use super::crowd::{self, Told};
 use super::handler::{Handler, Peer};
@@ -252,7 +252,7 @@ async fn pass_nudges<H: Handler>(
     std::future::pending().await
 }
 
-/// Closes what is idle for too long, on both sides.
+/// Closes what is idle for too long, on both sides, and gives back memory that is not needed.
 async fn sweep(worker: &Worker) -> io::Result<()> {
     let mut every = tokio::time::interval(SWEEP_EVERY);
     loop {
@@ -264,6 +264,7 @@ async fn sweep(worker: &Worker) -> io::Result<()> {
             }
         }
         worker.pool.sweep();
+        buffer::sweep();
     }
 }
 

@@ -4,7 +4,8 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::SendFlags;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
@@ -37,6 +38,13 @@ impl Stream {
             Self::Tls(tls) => tls.tcp(),
         }
     }
+}
+
+/// Sends what the kernel takes at once; an error of `WouldBlock`: it must be waited for. Not by the C library, where each
+/// such call is a place at which a thread can be cancelled, which costs two atomic operations.
+#[inline]
+pub(super) fn send_now(tcp: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    tcp.try_io(Interest::WRITABLE, || Ok(rustix::net::send(tcp, bytes, SendFlags::NOSIGNAL)?))
 }
 
 /// The half that a client sends on.
@@ -87,7 +95,7 @@ impl Writer<'_> {
     #[inline]
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Plain(writer) => writer.try_write(bytes),
+            Self::Plain(writer) => send_now(writer.as_ref(), bytes),
             Self::Tls(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }

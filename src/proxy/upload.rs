@@ -18,6 +18,7 @@ use super::head::malformed;
 use super::inbound::{Inbound, NoBytes, keep_little_unsent};
 use super::limits::{Limits, Reservation};
 use super::seats::Timer;
+use super::stream::send_now;
 
 /// Between two looks at a client whose upstream takes nothing.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -116,7 +117,7 @@ pub(super) fn send_at_once<'h>(writer: &WriteHalf<'_>, head: &'h [u8], body: &Bo
         return head;
     }
     // An error comes again.
-    let Ok(written @ 1..) = writer.try_write(head) else { return head };
+    let Ok(written @ 1..) = send_now(writer.as_ref(), head) else { return head };
     progress.started.set(true);
     progress.moved();
     progress.done.set(written == head.len() && body.is_repeatable());

@@ -53,9 +53,9 @@ class Neap:
 
         process.wait_until(is_up, START_WITHIN, "is not known to management")
 
-    def deploy(self, management, cpu, sessions=None):
-        """The program whose instances are nginx, on the upstream's core; `sessions`: its policy."""
-        self.ask(management, "--quiet", "deploy", upstream.release(self.place, PROGRAM, cpu, sessions), "--yes")
+    def deploy(self, management, cpu, sessions=None, lean=False):
+        """The program whose instances are the upstream, on its core; `sessions`: its policy."""
+        self.ask(management, "--quiet", "deploy", upstream.release(self.place, PROGRAM, cpu, sessions, lean), "--yes")
 
     def server_list(self):
         """A Server List of one program on one server, as a router keeps it on disk. Taken from a real cluster, once."""
@@ -120,7 +120,7 @@ class Neap:
         self.deploy(management, instances_cpu, sessions)
         return process, data
 
-    def both(self, name, cpu, instances_cpu, wrapper=(), sessions=None):
+    def both(self, name, cpu, instances_cpu, wrapper=(), sessions=None, lean=False):
         """One node with both roles: router and server."""
         management = self.management(f"{name}-management")
         settings, _ = self.server_settings()
@@ -132,7 +132,7 @@ class Neap:
         }
         process = self.node(name, "router,app-server", settings, cpu, http, wrapper)
         self.await_up(management, process, "router", "app-server")
-        self.deploy(management, instances_cpu, sessions)
+        self.deploy(management, instances_cpu, sessions, lean)
         return process, http
 
 

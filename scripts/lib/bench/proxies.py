@@ -156,7 +156,7 @@ def two_hops(place, neap, upstream):
 
 
 def one_node(neap):
-    process, port = neap.both("node", PROXY_CPU, REST_CPU)
+    process, port = neap.both("node", PROXY_CPU, REST_CPU, lean=True)
     return node("neap", port, process)
 
 

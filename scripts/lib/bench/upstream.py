@@ -1,5 +1,6 @@
 """Owns what answers behind every proxy: nginx with bodies of fixed sizes, the same whether it stands alone or is the instance
-of a program; or, for rates that nginx and a generator cannot keep up on one core, examples/answers.rs. Must not know who asks."""
+of a program; or, where the proxy and not the core of nginx and a generator is to be what is full, examples/answers.rs. Must
+not know who asks."""
 
 import rig as machine
 
@@ -59,8 +60,9 @@ def lean(rig, cpu):
     return port
 
 
-def release(rig, name, cpu, sessions=None):
-    """The upstream as a program that can be deployed; its directory. Instances run on the core `cpu`. `sessions`: a policy."""
+def release(rig, name, cpu, sessions=None, lean=False):
+    """The upstream as a program that can be deployed; its directory. Instances run on the core `cpu`. `sessions`: a policy.
+    `lean`: examples/answers.rs in nginx's place."""
     folder = rig.folder(f"release-{name}")
     (folder / "program.toml").write_text(
         f"""name    = "{name}"
@@ -72,8 +74,13 @@ command = ["./serve", "{{port}}", "{{data}}"]
 {f'[session]{chr(10)}policy = "{sessions}"' if sessions else ""}
 """
     )
-    (folder / "nginx.conf").write_text(conf("PORT", "DATA"))
     serve = folder / "serve"
+    if lean:
+        answers = [machine.example("answers"), '"$1"', f"'{VERSION_HEADER.replace(' ', ': ')}'"]
+        serve.write_text(f"#!/bin/sh\nexec taskset -c {cpu} {' '.join(map(str, answers))}\n")
+        serve.chmod(0o755)
+        return folder
+    (folder / "nginx.conf").write_text(conf("PORT", "DATA"))
     serve.write_text(
         f"""#!/bin/sh
 set -eu
