@@ -73,6 +73,15 @@ def example(name, profile="release"):
     return build(profile, "--example", name) / "examples" / name
 
 
+def compiled(name, into):
+    """One of the programs here that need no crate, compiled into a directory."""
+    program, source = into / name, pathlib.Path(__file__).resolve().parent / f"{name}.rs"
+    argv = ["rustc", "--edition", "2024", "-O", "-C", "strip=symbols", "-o", program, source]
+    if subprocess.run(argv).returncode != 0:
+        raise Trouble(f"{source.name} does not build")
+    return program
+
+
 def build(profile, *what):
     """Where cargo puts what it has built."""
     if subprocess.run(["cargo", "build", "--locked", "--profile", profile, *what], cwd=ROOT).returncode != 0:

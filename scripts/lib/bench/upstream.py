@@ -1,5 +1,5 @@
 """Owns what answers behind every proxy: nginx with bodies of fixed sizes, the same whether it stands alone or is the instance
-of a program; or, where the proxy and not the core of nginx and a generator is to be what is full, examples/answers.rs. Must
+of a program; or, where the proxy and not the core of nginx and a generator is to be what is full, answers.rs. Must
 not know who asks."""
 
 import rig as machine
@@ -56,13 +56,13 @@ def start(rig, cpu):
 def lean(rig, cpu):
     """1 KiB at a third of nginx's cost; its port."""
     port = rig.port()
-    rig.start("answers", [machine.example("answers"), port, VERSION_HEADER.replace(" ", ": ")], cpu, port)
+    rig.start("answers", [machine.compiled("answers", rig.dir), port, VERSION_HEADER.replace(" ", ": ")], cpu, port)
     return port
 
 
 def release(rig, name, cpu, sessions=None, lean=False):
     """The upstream as a program that can be deployed; its directory. Instances run on the core `cpu`. `sessions`: a policy.
-    `lean`: examples/answers.rs in nginx's place."""
+    `lean`: answers.rs in nginx's place."""
     folder = rig.folder(f"release-{name}")
     (folder / "program.toml").write_text(
         f"""name    = "{name}"
@@ -76,7 +76,7 @@ command = ["./serve", "{{port}}", "{{data}}"]
     )
     serve = folder / "serve"
     if lean:
-        answers = [machine.example("answers"), '"$1"', f"'{VERSION_HEADER.replace(' ', ': ')}'"]
+        answers = [machine.compiled("answers", rig.dir), '"$1"', f"'{VERSION_HEADER.replace(' ', ': ')}'"]
         serve.write_text(f"#!/bin/sh\nexec taskset -c {cpu} {' '.join(map(str, answers))}\n")
         serve.chmod(0o755)
         return folder

@@ -37,7 +37,6 @@ DRIVEN = 0.95
 # Connections that each program's load is sent over: it has at most so many requests under way.
 CONNECTIONS = 64
 KINDS = {"quiesce": ["--strategy", "quiesce"], "overlap": ["--strategy", "overlap"], "server": ["--scope", "server"]}
-SERVICE = pathlib.Path(__file__).resolve().parents[1] / "service.rs"
 # What a process is, by a word of its command line.
 PROCESSES = {"./service": "programs", " traffic ": "load", "--role router": "router", "--role app-server": "servers", "--role management": "management"}
 
@@ -81,10 +80,7 @@ class Cluster:
     def __init__(self, place, binary, args):
         self.place, self.binary, self.args, self.version = place, binary, args, 0
         self.sleep_ms = args.sleep_ms
-        self.service = place.folder("built") / "service"
-        built = subprocess.run(["rustc", "--edition", "2024", "-O", "-C", "strip=symbols", "-o", self.service, SERVICE])
-        if built.returncode != 0:
-            raise rig.Trouble("the program does not build")
+        self.service = rig.compiled("service", place.folder("built"))
         self.neap = Neap(place, binary)
         self.offers = []
 

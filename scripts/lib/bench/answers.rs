@@ -1,6 +1,6 @@
 //! Answers every request with the same 1 KiB, from one thread: read, write, wait. What stands behind the proxies of
 //! `scripts/bench path` where it and the generator share a core, so that the proxy is what is full. Requests are GETs without a
-//! body; nothing else is understood.
+//! body; nothing else is understood. The benchmark compiles it by itself, without a crate: epoll is called as the C library has it.
 //!
 //! ```text
 //! answers PORT [HEADER]     listens on 127.0.0.1:PORT; HEADER is one more line of each answer's head
@@ -8,10 +8,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsFd;
-
-use rustix::buffer::spare_capacity;
-use rustix::event::epoll;
+use std::os::fd::{AsRawFd, RawFd};
 
 const BODY_BYTES: usize = 1024;
 const EVENTS: usize = 256;
@@ -40,34 +37,56 @@ fn main() -> io::Result<()> {
     serve(&TcpListener::bind(("127.0.0.1", port))?, answer.as_bytes())
 }
 
+/// As epoll_ctl(2) has it, on x86-64 without room between the two.
+#[derive(Clone, Copy, Default)]
+#[cfg_attr(target_arch = "x86_64", repr(C, packed))]
+#[cfg_attr(not(target_arch = "x86_64"), repr(C))]
+struct Event {
+    events: u32,
+    number: u64,
+}
+
+const EPOLLIN: u32 = 1;
+const EPOLL_CTL_ADD: i32 = 1;
+
+unsafe extern "C" {
+    fn epoll_create1(flags: i32) -> RawFd;
+    fn epoll_ctl(epoll: RawFd, what: i32, of: RawFd, event: *mut Event) -> i32;
+    fn epoll_wait(epoll: RawFd, events: *mut Event, most: i32, milliseconds: i32) -> i32;
+}
+
+fn done(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
 fn serve(listener: &TcpListener, answer: &[u8]) -> io::Result<()> {
-    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let add = |of: rustix::fd::BorrowedFd<'_>, number| {
-        epoll::add(&epoll, of, epoll::EventData::new_u64(number), epoll::EventFlags::IN)
+    // SAFETY: of the three calls: descriptors are open, and `events` has room for as many as it is said to have.
+    let epoll = done(unsafe { epoll_create1(0) })?;
+    let add = |of: &dyn AsRawFd, number| {
+        done(unsafe { epoll_ctl(epoll, EPOLL_CTL_ADD, of.as_raw_fd(), &mut Event { events: EPOLLIN, number }) })
     };
-    add(listener.as_fd(), LISTENER)?;
+    add(listener, LISTENER)?;
     let (mut connections, mut free) = (Vec::<Option<Connection>>::new(), Vec::<usize>::new());
-    let (mut events, mut scratch) = (Vec::with_capacity(EVENTS), vec![0; READ_BYTES]);
+    let (mut events, mut scratch) = ([Event::default(); EVENTS], vec![0; READ_BYTES]);
     loop {
-        events.clear();
-        match epoll::wait(&epoll, spare_capacity(&mut events), None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        for event in &events {
-            let event: &epoll::Event = event;
-            if event.data.u64() == LISTENER {
+        let came = match done(unsafe { epoll_wait(epoll, events.as_mut_ptr(), EVENTS as i32, -1) }) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            came => came? as usize,
+        };
+        for event in &events[..came] {
+            let number = event.number;
+            if number == LISTENER {
                 let (stream, _) = listener.accept()?;
                 stream.set_nodelay(true)?;
                 let number = free.pop().unwrap_or_else(|| {
                     connections.push(None);
                     connections.len() - 1
                 });
-                add(stream.as_fd(), number as u64)?;
+                add(&stream, number as u64)?;
                 connections[number] = Some(Connection { stream, ending: 0 });
                 continue;
             }
-            let number = event.data.u64() as usize;
+            let number = number as usize;
             let goes_on =
                 connections[number].as_mut().is_some_and(|one| one.answer(answer, &mut scratch).unwrap_or(false));
             if !goes_on {
