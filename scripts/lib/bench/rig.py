@@ -59,13 +59,16 @@ def search_path():
 
 
 def neap_binary(given):
-    """The binary as shipped: the one named, or this tree's of the profile `dist`."""
+    """The binary as shipped: the one named, or what scripts/dist makes of this tree."""
     if given:
         path = pathlib.Path(given).resolve()
         if not os.access(path, os.X_OK):
             raise Trouble(f"{path} cannot be run")
         return path
-    return build("dist", "--bin", "neap") / "neap"
+    made = subprocess.run([ROOT / "scripts" / "dist"], stdout=subprocess.PIPE, text=True)
+    if made.returncode != 0:
+        raise Trouble("neap does not build")
+    return pathlib.Path(made.stdout.splitlines()[-1])
 
 
 def example(name, profile="release"):
