@@ -168,6 +168,16 @@ impl Output {
         }
         &mut self.0
     }
+
+    /// Gives the memory back, and what is in it up: it was written, and more is only to come.
+    #[inline]
+    pub fn release(&mut self) {
+        let mut bytes = std::mem::take(&mut self.0);
+        bytes.clear();
+        if (1..=KEPT_BYTES).contains(&bytes.capacity()) {
+            FREE_OUTPUTS.with(|free| free.borrow_mut().keep(bytes, FREE_OUTPUTS_MOST));
+        }
+    }
 }
 
 impl Deref for Output {
@@ -185,11 +195,7 @@ impl DerefMut for Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        let mut bytes = std::mem::take(&mut self.0);
-        bytes.clear();
-        if (1..=KEPT_BYTES).contains(&bytes.capacity()) {
-            FREE_OUTPUTS.with(|free| free.borrow_mut().keep(bytes, FREE_OUTPUTS_MOST));
-        }
+        self.release();
     }
 }
 
@@ -229,6 +235,8 @@ mod tests {
         out.ready().extend_from_slice(b"y");
         assert_eq!(**out, *b"xy");
         assert!(out.capacity() >= FIRST_BYTES);
+        out.release();
+        assert_eq!((out.len(), out.capacity()), (0, 0));
     }
 
     #[test]

@@ -129,7 +129,7 @@ async fn requests<H: Handler>(client: &mut Client<'_>, peer: Peer, handler: &H, 
             Some(Waited::ToPark) => return Ended::Parks,
             None => return Ended::Idle,
         }
-        let (mut head, mut live) = (Output::lease(), None);
+        let (mut head, mut live) = (Output::unleased(), None);
         let Some(opened) = read_head(&mut client.inbound, peer, handler, worker, &mut head, &mut live).await else {
             return Ended::Idle;
         };
@@ -246,6 +246,7 @@ fn open<H: Handler>(
             Begin::Answer(answer) => Some(answer),
             Begin::Forward(request) => {
                 let request = live.insert(Live::new(request)).role();
+                let out = out.ready();
                 let keeps = |name: &str| !H::Request::ASKS_OF.begin(name) || request.keeps_header(name);
                 head.write(request.strip_prefix(), keeps, out);
                 request.write_headers(head, peer, &mut HeadWriter::new(out));

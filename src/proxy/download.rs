@@ -7,7 +7,7 @@ use std::task::{Poll, ready};
 use tokio::net::tcp::ReadHalf;
 
 use super::body::{Decoder, write_chunk};
-use super::buffer::{BUFFER_BYTES, Input};
+use super::buffer::{BUFFER_BYTES, Input, Output};
 use super::head::has_end;
 use super::inbound::{Outbound, poll_fill};
 use super::splice::{LEAST_BYTES, Passed, Pipe};
@@ -62,7 +62,7 @@ pub(super) async fn body(
     input: &mut Input,
     decoder: &mut Decoder,
     outbound: &mut Outbound<'_>,
-    out: &mut Vec<u8>,
+    out: &mut Output,
     chunked: bool,
     sent: &Cell<u64>,
 ) -> Relayed {
@@ -74,7 +74,7 @@ pub(super) async fn body(
             let data = &input.filled()[piece.used - piece.data..piece.used];
             sent.set(sent.get() + data.len() as u64);
             if chunked {
-                write_chunk(data, out);
+                write_chunk(data, out.ready());
             } else if !out.is_empty() && data.len() <= COPIED_BYTES {
                 out.extend_from_slice(data);
             } else {
@@ -86,12 +86,12 @@ pub(super) async fn body(
             input.consume(piece.used);
         }
         if decoder.is_done() && chunked {
-            decoder.write_end(out);
+            decoder.write_end(out.ready());
         }
         if outbound.write_all(out).await.is_err() {
             return Relayed::ClientLeft;
         }
-        out.clear();
+        out.release();
         if decoder.is_done() {
             return Relayed::Whole;
         }

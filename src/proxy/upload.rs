@@ -198,7 +198,7 @@ async fn stream(
     may_half_close: bool,
     limits: &Limits,
 ) -> Result<(), Halt> {
-    let (mut out, mut large) = (Output::lease(), false);
+    let (mut out, mut large) = (Output::unleased(), false);
     loop {
         while !inbound.input.is_empty() && !body.decoder.is_done() {
             let piece = body.decoder.next(inbound.input.filled()).map_err(End::malformed)?;
@@ -208,17 +208,17 @@ async fn stream(
                 return Err(End::Fault(too_large(body.limit)).into());
             }
             match body.framing {
-                Framing::Chunked => write_chunk(data, &mut out),
+                Framing::Chunked => write_chunk(data, out.ready()),
                 _ => write_watching(writer, data, progress, inbound, may_half_close).await?,
             }
             inbound.input.consume(piece.used);
         }
         let done = body.decoder.is_done();
         if done && body.framing == Framing::Chunked {
-            body.decoder.write_end(&mut out);
+            body.decoder.write_end(out.ready());
         }
         write_watching(writer, &out, progress, inbound, may_half_close).await?;
-        out.clear();
+        out.release();
         if done {
             inbound.input.release();
             return Ok(());
