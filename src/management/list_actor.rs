@@ -10,7 +10,6 @@ use super::components::Asking;
 use super::control::{About, Control};
 use super::flights::{Flights, Key};
 use super::hooks::Hooks;
-use super::list_messages::Due;
 pub use super::list_messages::{Look, With};
 use super::observer;
 use super::ripple_actor::{RippleActor, RippleOver};
@@ -45,20 +44,42 @@ pub struct ListActor {
     hooks: Hooks,
     /// A turn follows what is being taken in.
     pub(super) due: bool,
+    /// The last turn's state could not be saved.
+    pub(super) unsaved: bool,
 }
 
 impl ListActor {
     pub fn new(control: Control, identity: Identity, client: Client, down_after: Duration, hooks: Hooks) -> Self {
         let (asking, flights, routers, ripples) = Default::default();
-        Self { control, identity, client, down_after, asking, flights, routers, ripples, hooks, due: false }
+        let (due, unsaved) = (false, false);
+        Self { control, identity, client, down_after, asking, flights, routers, ripples, hooks, due, unsaved }
     }
 
     /// A turn once all is taken in that has come by now: a decision costs as much as there is to decide on, so that many
     /// words at once are not one each. What is heard of a node does not wait for it.
     pub(super) fn turn_soon(&mut self, ctx: &mut Context<Self>) {
-        if !std::mem::replace(&mut self.due, true) {
-            ctx.notify(Due);
+        if std::mem::replace(&mut self.due, true) {
+            return;
         }
+        // What is on its way leaves first: a turn holds this thread up while it saves.
+        let soon = tokio::task::yield_now().into_actor(self);
+        ctx.spawn(soon.map(|(), actor, ctx| {
+            // Another may have come before it.
+            if actor.due {
+                actor.turn(ctx);
+            }
+        }));
+    }
+
+    /// Routers hear at once what a server has just said of a placement, and not only when all that follows from it is decided
+    /// and saved: the server has it on disk. Nothing else may have come that is not saved here (protocol P11).
+    pub(super) fn tell_what_is_seen(&mut self, ctx: &mut Context<Self>) {
+        if self.due || self.unsaved || self.control.leader.stepped_down.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        self.routers.publish(&mut self.control, now);
+        self.tell_routers(ctx, now);
     }
 
     /// Decide, save, perform. Nothing leaves if the state could not be saved (protocol P11).
@@ -73,8 +94,10 @@ impl ListActor {
         observer::observe(&mut self.control);
         if let Err(error) = self.control.save() {
             tracing::error!(%error, "the control state cannot be saved: nothing is sent until it can");
+            self.unsaved = true;
             return;
         }
+        self.unsaved = false;
         let instant = Instant::now();
         self.control.settle(self.down_after);
         // Routers are the new leadership's: one that has stepped down tells them nothing (protocol P6).

@@ -70,19 +70,3 @@ impl Handler<Stop> for ListActor {
         ctx.stop();
     }
 }
-
-/// The turn that follows what was taken in.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Due;
-
-impl Handler<Due> for ListActor {
-    type Result = ();
-
-    fn handle(&mut self, _: Due, ctx: &mut Context<Self>) {
-        // Another may have come before it.
-        if self.due {
-            self.turn(ctx);
-        }
-    }
-}

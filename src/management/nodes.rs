@@ -50,6 +50,7 @@ impl Handler<FromNode> for ListActor {
             }
             ToManagement::Drained { report } | ToManagement::Upgraded { report } | ToManagement::Failed { report } => {
                 self.control.leader.heard(&from, &run, report);
+                self.tell_what_is_seen(ctx);
                 Ok(serde_json::json!({}))
             }
             ToManagement::Servers {} => {

@@ -1,7 +1,7 @@
 //! Owns adoption: is a recorded instance still there and ours, and which processes are ours that no record knows?
 //! Must not know what is decided about them.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
@@ -69,26 +69,51 @@ pub fn processes(record: &InstanceRecord) -> Vec<u32> {
 /// The living processes of an instance: those that carry its name, those of its process group, those that were `seen`
 /// to be its own before, and whatever any of them started.
 pub(super) fn members(name: &str, leader: Option<(u32, u64)>, seen: &[Stat]) -> Vec<Stat> {
+    look(name, leader, seen, &HashSet::new()).members
+}
+
+/// What a look through all processes tells of an instance.
+pub(super) struct Look {
+    pub members: Vec<Stat>,
+    /// Ids of processes that are not its own and never will be: they are older, or carry something else for a name.
+    pub strangers: Vec<u32>,
+}
+
+/// The same, without another look at those that were found to be strangers a moment ago.
+pub(super) fn look(name: &str, leader: Option<(u32, u64)>, seen: &[Stat], strangers: &HashSet<u32>) -> Look {
     // A group's number is taken by nothing else while the group has members; where the pid is another's now,
     // the group went with it.
     let reused = |(pid, start)| proc::stat(pid).is_some_and(|stat| stat.start_time != start);
     let group = leader.filter(|leader| !reused(*leader)).map(|(pid, _)| pid);
     // The name comes from the leader, so that nothing that is older has it.
     let since = leader.map_or(0, |(_, start)| start);
-    let named = |stat: &Stat| stat.start_time >= since && proc::variable(stat.pid, VARIABLE).as_deref() == Some(name);
+    let mut nameless = HashSet::new();
+    let mut named = |stat: &Stat| {
+        if stat.start_time < since {
+            return false;
+        }
+        match proc::environ(stat.pid) {
+            Some(environ) => proc::variable_of(&environ, VARIABLE).as_deref() == Some(name),
+            None => {
+                nameless.insert(stat.pid);
+                false
+            }
+        }
+    };
     let ours = |stat: &Stat| {
         let known = seen.iter().any(|seen| (seen.pid, seen.start_time) == (stat.pid, stat.start_time));
         known || Some(stat.group) == group || named(stat)
     };
-    let (mut found, mut others): (Vec<Stat>, Vec<Stat>) = proc::all().into_iter().partition(ours);
+    let (mut members, mut others): (Vec<Stat>, Vec<Stat>) = proc::all_but(strangers).into_iter().partition(ours);
     loop {
-        let pids: BTreeSet<u32> = found.iter().map(|stat| stat.pid).collect();
+        let pids: HashSet<u32> = members.iter().map(|stat| stat.pid).collect();
         let (started, rest) = others.into_iter().partition(|stat| pids.contains(&stat.parent));
         others = rest;
         let started: Vec<Stat> = started;
         if started.is_empty() {
-            return found;
+            let strangers = others.iter().map(|stat| stat.pid).filter(|pid| !nameless.contains(pid)).collect();
+            return Look { members, strangers };
         }
-        found.extend(started);
+        members.extend(started);
     }
 }

@@ -21,10 +21,12 @@ use crate::domain::duration;
 use crate::domain::program::Health;
 
 /// Between two probes of an instance that starts: a part of what it has taken so far, within bounds, so that what is up
-/// is found up at once, and what takes long is not asked all the time.
+/// is found up at once, and what takes long is not asked all the time. While nothing listens, a probe is a connect that the
+/// kernel refuses, and costs next to nothing; what listens and is not healthy is asked less often.
 const START_FIRST: Duration = Duration::from_millis(2);
 const START_EVERY: Duration = Duration::from_millis(50);
-const START_PART: u32 = 32;
+const LISTENS_PART: u32 = 128;
+const HEALTHY_PART: u32 = 32;
 /// Lines of output that a failure shows.
 pub const LINES_SHOWN: usize = 20;
 
@@ -101,14 +103,15 @@ pub async fn until_healthy(addr: SocketAddr, health: &Health) -> Result<(), Prob
         match probe_within(health.timeout.min(left), addr, health).await {
             Ok(()) => return Ok(()),
             Err(failure) if began.elapsed() >= health.start_timeout => return Err(failure),
-            Err(_) => sleep(pause(began)).await,
+            Err(failure) => sleep(pause(began.elapsed(), Some(&failure))).await,
         }
     }
 }
 
-/// How long to wait before the next probe of what began to start then.
-fn pause(began: Instant) -> Duration {
-    (began.elapsed() / START_PART).clamp(START_FIRST, START_EVERY)
+/// How long to wait before the next probe of what has taken so long to start, after what the last one met.
+fn pause(taken: Duration, last: Option<&ProbeFailure>) -> Duration {
+    let part = if matches!(last, Some(ProbeFailure::Refused { .. })) { LISTENS_PART } else { HEALTHY_PART };
+    (taken / part).clamp(START_FIRST, START_EVERY)
 }
 
 async fn probe_within(limit: Duration, addr: SocketAddr, health: &Health) -> Result<(), ProbeFailure> {
@@ -174,6 +177,7 @@ async fn healthy(instance: &Instance, health: &Health, began: Instant) -> Result
         let at = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let outcome = probe_within(health.timeout.min(left), at, health).await;
         let late = began.elapsed() >= health.start_timeout;
+        let next = pause(began.elapsed(), outcome.as_ref().err());
         if outcome.is_ok() || late {
             let listening = listening(instance).await;
             match (outcome, listening) {
@@ -189,7 +193,7 @@ async fn healthy(instance: &Instance, health: &Health, began: Instant) -> Result
                 (Ok(()), _) => {}
             }
         }
-        sleep(pause(began).min(health.start_timeout)).await;
+        sleep(next.min(health.start_timeout)).await;
     }
 }
 
@@ -207,9 +211,9 @@ enum Listening {
 async fn listening(instance: &Instance) -> Listening {
     let record = instance.record().clone();
     let look = move || {
-        let holds_one = |inodes: &[u64], on_port: &[sockets::Socket]| on_port.iter().any(|s| inodes.contains(&s.inode));
         // Nearly always it is the leader itself, and nothing else has to be looked at.
-        if sockets::listeners(record.port).is_ok_and(|on_port| holds_one(&proc::sockets(record.pid), &on_port)) {
+        let own = proc::sockets(record.pid);
+        if sockets::listens(record.port, |socket| own.contains(&socket.inode)).unwrap_or(false) {
             return Listening::Own;
         }
         let members = members(&record.name, Some((record.pid, record.start_time)), &[]);
@@ -231,4 +235,18 @@ async fn listening(instance: &Instance) -> Listening {
         if proc::all().iter().any(holds) { Listening::Foreign } else { Listening::Unknown }
     };
     tokio::task::spawn_blocking(look).await.unwrap_or(Listening::Unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_starts_is_looked_at_often_until_it_listens_and_never_all_the_time() {
+        let (refused, broken) = (ProbeFailure::Refused { port: 1 }, ProbeFailure::Broken(String::new()));
+        let after = |millis, last| pause(Duration::from_millis(millis), last).as_micros();
+        assert_eq!((after(0, Some(&refused)), after(0, Some(&broken))), (2_000, 2_000));
+        assert_eq!((after(320, Some(&refused)), after(320, Some(&broken)), after(320, None)), (2_500, 10_000, 10_000));
+        assert_eq!((after(60_000, Some(&refused)), after(60_000, Some(&broken))), (50_000, 50_000));
+    }
 }

@@ -1,6 +1,7 @@
 //! Owns what the kernel tells of processes (`/proc`): who they are, when they started, what they carry.
 //! Must not know instances' records, or signals.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -51,7 +52,15 @@ fn parse_stat(pid: u32, text: &str) -> Option<Stat> {
 
 /// A variable of the environment that a process was started with; `None` too when we may not look.
 pub fn variable(pid: u32, name: &str) -> Option<String> {
-    let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    variable_of(&environ(pid)?, name)
+}
+
+/// The environment that a process was started with; `None` when we may not look, or while it becomes another program.
+pub fn environ(pid: u32) -> Option<Vec<u8>> {
+    fs::read(format!("/proc/{pid}/environ")).ok().filter(|environ| !environ.is_empty())
+}
+
+pub fn variable_of(environ: &[u8], name: &str) -> Option<String> {
     let mut variables = environ.split(|byte| *byte == 0);
     let value = variables.find_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
     String::from_utf8(value.to_vec()).ok()
@@ -66,9 +75,15 @@ pub fn words(pid: u32) -> Vec<String> {
 
 /// All processes that have not ended.
 pub fn all() -> Vec<Stat> {
+    all_but(&HashSet::new())
+}
+
+/// All processes that have not ended and have none of these ids.
+pub fn all_but(known: &HashSet<u32>) -> Vec<Stat> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.take(PROCESSES_MAX).filter_map(stat).filter(|stat| !stat.ended).collect()
+    let new = pids.take(PROCESSES_MAX).filter(|pid| !known.contains(pid));
+    new.filter_map(stat).filter(|stat| !stat.ended).collect()
 }
 
 /// A process, and the clock ticks that it has used, with those of its children that it has reaped.

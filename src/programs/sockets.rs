@@ -28,33 +28,43 @@ pub struct Socket {
 
 /// All TCP sockets that `wanted` takes, of both families.
 pub fn all(wanted: impl Fn(&Socket) -> bool) -> io::Result<Vec<Socket>> {
-    Ok(scan(|_| true)?.into_iter().filter(|socket| wanted(socket)).collect())
+    let mut found = scan(TABLES[0], |_| true)?;
+    found.extend(scan(TABLES[1], |_| true)?);
+    Ok(found.into_iter().filter(|socket| wanted(socket)).collect())
 }
 
-/// The sockets of both families, of each up to the first that is not as those `first` are.
-fn scan(first: impl Fn(&Socket) -> bool) -> io::Result<Vec<Socket>> {
+/// One family each.
+const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
+
+/// The sockets of a table, up to the first that is not as those `first` are.
+fn scan(table: &str, first: impl Fn(&Socket) -> bool) -> io::Result<Vec<Socket>> {
+    let file = match File::open(table) {
+        Ok(file) => file,
+        // A kernel without IPv6.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && table.ends_with('6') => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
     let mut found = Vec::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        let file = match File::open(table) {
-            Ok(file) => file,
-            // A kernel without IPv6.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && table.ends_with('6') => continue,
-            Err(error) => return Err(error),
-        };
-        for line in BufReader::new(file).lines().skip(1).take(SOCKETS_MAX) {
-            match parse(&line?) {
-                Some(socket) if !first(&socket) => break,
-                socket => found.extend(socket),
-            }
+    for line in BufReader::new(file).lines().skip(1).take(SOCKETS_MAX) {
+        match parse(&line?) {
+            Some(socket) if !first(&socket) => break,
+            socket => found.extend(socket),
         }
     }
     Ok(found)
 }
 
-/// The sockets that listen on a port. The kernel tells of those that listen first: of thousands of others none is read.
-pub fn listeners(port: u16) -> io::Result<Vec<Socket>> {
-    let all = scan(|socket| socket.state == State::Listen)?;
-    Ok(all.into_iter().filter(|socket| socket.local.port() == port).collect())
+/// Whether a socket listens on a port that is as `wanted`. The kernel tells of those that listen first: of thousands of
+/// others none is read. Of the second family only where the first has none: where few sockets are of it, the kernel goes
+/// through all of the others to find them, for ten milliseconds.
+pub fn listens(port: u16, wanted: impl Fn(&Socket) -> bool) -> io::Result<bool> {
+    for table in TABLES {
+        let listeners = scan(table, |socket| socket.state == State::Listen)?;
+        if listeners.iter().any(|socket| socket.local.port() == port && wanted(socket)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn parse(line: &str) -> Option<Socket> {
@@ -109,6 +119,8 @@ mod tests {
         assert!(found.iter().any(|socket| socket.state == State::Listen && socket.inode != 0));
         let remote = client.local_addr().unwrap();
         assert!(found.iter().any(|socket| socket.state == State::Established && socket.remote == remote));
-        assert_eq!(listeners(local.port()).unwrap().len(), 1);
+        assert!(listens(local.port(), |_| true).unwrap() && !listens(local.port(), |_| false).unwrap());
+        let six = TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap();
+        assert!(!listens(six.port(), |_| true).unwrap(), "it is closed by now");
     }
 }

@@ -1,13 +1,14 @@
 //! Owns the end of an instance: the signal to its leader, the grace, then KILL to all that is its own.
 //! Must not know why it ends. The caller put the mark *stopping* or *taken back* on disk before (protocol P9b).
 
+use std::collections::HashSet;
 use std::io;
 use std::time::Duration;
 
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::adopt::members;
+use super::adopt::{self, Look};
 use super::instance::{Exit, Instance, InstanceRecord, kernel_signal, open_pidfd};
 use super::proc::{self, Stat};
 use crate::domain::program::StopSignal;
@@ -41,6 +42,24 @@ struct Quarry {
     /// Seen to be its own while its leader lived: a child that left its group and its environment is found by its parent
     /// only.
     seen: Vec<Stat>,
+    strangers: Strangers,
+}
+
+/// The ids of processes that are not its own, and since when that is known. Not looked at again for a moment: what ends
+/// there leaves its number to nobody so soon, and whoever waits for the end of an instance waits for this look.
+struct Strangers {
+    ids: HashSet<u32>,
+    since: Instant,
+}
+
+/// For so long nobody else has the number of a process that was there.
+const NUMBERS_LAST: Duration = Duration::from_secs(1);
+
+impl Quarry {
+    fn new(name: &str, leader: Option<(u32, u64)>) -> Self {
+        let strangers = Strangers { ids: HashSet::new(), since: Instant::now() };
+        Self { name: name.to_owned(), leader, seen: Vec::new(), strangers }
+    }
 }
 
 /// What was seen of an instance's processes while it served: a stop that is foreseen need not look first.
@@ -51,7 +70,7 @@ pub struct Foreseen(Vec<Stat>);
 pub async fn foresee(instance: &Instance) -> Foreseen {
     let record = instance.record();
     let leader = Some((record.pid, record.start_time));
-    Foreseen(Quarry { name: record.name.clone(), leader, seen: Vec::new() }.look().await)
+    Foreseen(Quarry::new(&record.name, leader).look().await)
 }
 
 /// Stops an instance and waits until nothing of it is left. One that has ended already is only cleaned up after.
@@ -64,7 +83,7 @@ pub async fn stop(
     let (began, record) = (Instant::now(), instance.record());
     let refused = |source| StopError::Signal { pid: record.pid, source };
     let leader = Some((record.pid, record.start_time));
-    let mut quarry = Quarry { name: record.name.clone(), leader, seen: Vec::new() };
+    let mut quarry = Quarry::new(&record.name, leader);
     let looks = foreseen.is_some();
     quarry.seen = match foreseen {
         Some(Foreseen(seen)) => seen,
@@ -83,7 +102,8 @@ pub async fn stop(
     };
     if exited.is_err() {
         killed = true;
-        quarry.seen.extend(quarry.look().await);
+        let since = quarry.look().await;
+        quarry.seen.extend(since);
         instance.signal(Signal::KILL).map_err(refused)?;
     }
     // What it started has the rest of the grace.
@@ -103,12 +123,12 @@ pub async fn stop(
 pub async fn kill_rest(record: &InstanceRecord) -> Result<usize, StopError> {
     let same_boot = proc::boot_id().is_ok_and(|boot| boot == record.boot_id);
     let leader = same_boot.then_some((record.pid, record.start_time));
-    Quarry { name: record.name.clone(), leader, seen: Vec::new() }.kill().await
+    Quarry::new(&record.name, leader).kill().await
 }
 
 /// Kills all that carries an instance's name which no record knows.
 pub async fn kill_stray(instance: &str) -> Result<usize, StopError> {
-    Quarry { name: instance.to_owned(), leader: None, seen: Vec::new() }.kill().await
+    Quarry::new(instance, None).kill().await
 }
 
 impl Quarry {
@@ -145,9 +165,15 @@ impl Quarry {
     }
 
     /// Looks through all processes, off the thread that serves requests.
-    async fn look(&self) -> Vec<Stat> {
-        let (name, leader, seen) = (self.name.clone(), self.leader, self.seen.clone());
-        tokio::task::spawn_blocking(move || members(&name, leader, &seen)).await.unwrap_or_default()
+    async fn look(&mut self) -> Vec<Stat> {
+        if self.strangers.since.elapsed() >= NUMBERS_LAST {
+            self.strangers = Strangers { ids: HashSet::new(), since: Instant::now() };
+        }
+        let (name, leader, seen, ids) = (self.name.clone(), self.leader, self.seen.clone(), self.strangers.ids.clone());
+        let looked = tokio::task::spawn_blocking(move || adopt::look(&name, leader, &seen, &ids)).await;
+        let Look { members, strangers } = looked.unwrap_or(Look { members: Vec::new(), strangers: Vec::new() });
+        self.strangers.ids.extend(strangers);
+        members
     }
 }
 

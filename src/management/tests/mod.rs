@@ -4,6 +4,7 @@ mod components;
 mod fake;
 mod listening;
 mod skew;
+mod telling;
 
 use std::time::{Duration, Instant};
 
