@@ -25,11 +25,16 @@ pub enum Verdict {
         new: u64,
         old: u64,
     },
-    /// Not judged.
+    /// Not judged: so many answers, in so much soak.
     TooFew {
         new: u64,
         old: u64,
         wanted: u64,
+        #[serde(default)]
+        soaked_ms: u64,
+        /// None were counted: nobody told of them in time, or there was no old version.
+        #[serde(default)]
+        untold: bool,
     },
     Errors {
         errors: u64,
@@ -53,13 +58,21 @@ impl Verdict {
     pub fn is_bad(&self) -> bool {
         matches!(self, Self::Errors { .. } | Self::Slow { .. })
     }
+
+    /// With how long the soak had lasted by then.
+    pub(super) fn after(mut self, millis: u64) -> Self {
+        if let Self::TooFew { soaked_ms, .. } = &mut self {
+            *soaked_ms = millis;
+        }
+        self
+    }
 }
 
 /// Judges the new version's figures by the old one's of the same time.
 pub fn judge(limits: &RollbackOn, new: &Figures, old: &Figures) -> Verdict {
     let wanted = u64::from(limits.min_requests);
     if new.answers < wanted.max(1) || old.answers < wanted.max(1) {
-        return Verdict::TooFew { new: new.answers, old: old.answers, wanted };
+        return Verdict::TooFew { new: new.answers, old: old.answers, wanted, soaked_ms: 0, untold: false };
     }
     errors(limits, new, old)
         .or_else(|| slow(limits, new, old))
@@ -106,9 +119,20 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Well { new, old } => write!(f, "as well as the old version: {new} answers against {old}"),
-            Self::TooFew { new, old, wanted } => {
-                write!(f, "not judged: {new} answers against {old} of the old version, and {wanted} are needed of each")
+            Self::TooFew { untold: true, soaked_ms, .. } => write!(
+                f,
+                "not judged: within {} of soak nothing was heard of answers to set against each other",
+                lasted(*soaked_ms)
+            ),
+            Self::TooFew { new: 0, soaked_ms, .. } => {
+                write!(f, "not judged: the new version gave no answers within {} of soak", lasted(*soaked_ms))
             }
+            Self::TooFew { new, old, wanted, soaked_ms, untold: false } => write!(
+                f,
+                "not judged: {new} answers of the new version and {old} of the old one within {} of soak are too few: it \
+                 takes {wanted} of each",
+                lasted(*soaked_ms)
+            ),
             Self::Errors { errors, new, old_errors, old, allowed_ppm } => write!(
                 f,
                 "{errors} of its {new} answers were errors, {old_errors} of {old} of the old version's: more than the {} \
@@ -127,6 +151,10 @@ impl fmt::Display for Verdict {
             }
         }
     }
+}
+
+fn lasted(millis: u64) -> String {
+    duration::show(std::time::Duration::from_millis(millis))
 }
 
 fn percent(ppm: u32) -> String {
@@ -175,8 +203,15 @@ mod tests {
     #[test]
     fn too_few_is_said_and_not_guessed() {
         let verdict = judge(&LIMITS, &figures(19, 19, 0), &figures(500, 0, 0));
-        assert_eq!(verdict, Verdict::TooFew { new: 19, old: 500, wanted: 20 });
-        assert!(verdict.to_string().starts_with("not judged: 19 answers"));
+        assert_eq!(verdict, Verdict::TooFew { new: 19, old: 500, wanted: 20, soaked_ms: 0, untold: false });
+        let said = verdict.after(200).to_string();
+        assert_eq!(
+            said,
+            "not judged: 19 answers of the new version and 500 of the old one within 200ms of soak are too few: it takes \
+             20 of each"
+        );
+        let none = judge(&LIMITS, &figures(0, 0, 0), &figures(8, 0, 0)).after(800).to_string();
+        assert_eq!(none, "not judged: the new version gave no answers within 800ms of soak");
         assert!(matches!(judge(&LIMITS, &figures(100, 100, 0), &figures(0, 0, 0)), Verdict::TooFew { .. }));
         let any = RollbackOn { min_requests: 0, ..LIMITS };
         assert!(matches!(judge(&any, &figures(0, 0, 0), &figures(0, 0, 0)), Verdict::TooFew { .. }));

@@ -48,7 +48,7 @@ impl Move<'_> {
         let serves = self.list.serves(&self.ripple.plan.program, &self.server());
         let (reason, until) = match (soak.wait(wanted, self.now), serves) {
             (None, true) => {
-                self.note(verdict.or_else(|| self.not_judged(wanted)));
+                self.note(verdict.or_else(|| self.not_judged(wanted, since)));
                 return self.done();
             }
             (None, false) if self.now >= limit => {
@@ -87,10 +87,11 @@ impl Move<'_> {
         }
     }
 
-    /// A soak in which nothing was heard of any answer.
-    fn not_judged(&self, wanted: Millis) -> Option<Verdict> {
+    /// Why a soak is over without any verdict.
+    fn not_judged(&self, wanted: Millis, since: Millis) -> Option<Verdict> {
         let limits = self.limits().filter(|_| wanted > 0)?;
-        Some(Verdict::TooFew { new: 0, old: 0, wanted: u64::from(limits.min_requests) })
+        let (soaked_ms, wanted) = (self.now.saturating_sub(since), u64::from(limits.min_requests));
+        Some(Verdict::TooFew { new: 0, old: 0, wanted, soaked_ms, untold: true })
     }
 
     fn limits(&self) -> Option<RollbackOn> {
@@ -139,9 +140,10 @@ impl Move<'_> {
             }
         }
         if old.answers < u64::from(limits.min_requests) {
-            old = if same { soak.before(&server) } else { of(here, &from) };
+            let earlier = if same { soak.before(&server) } else { of(here, &from) };
+            old = if earlier.answers > old.answers { earlier } else { old };
         }
-        Some(judge::judge(&limits, &new, &old))
+        Some(judge::judge(&limits, &new, &old).after(self.now - since))
     }
 
     /// Where nobody else serves, what routers have held comes all at once when the gate opens: how long those answers take
