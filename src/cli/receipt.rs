@@ -6,7 +6,7 @@ use super::Ctx;
 use super::failure::Failure;
 use super::out::{self, Format, count, millis};
 use crate::domain::names::RippleId;
-use crate::wire::api::{Receipt, RippleView, path};
+use crate::wire::api::{Exposure, Receipt, RippleKind, RippleView, path};
 
 /// Between two looks at a receipt that is not closed.
 const POLL: Duration = Duration::from_millis(100);
@@ -24,7 +24,7 @@ pub async fn sum_up(ctx: &Ctx, ripple: &RippleView) -> Result<(), Failure> {
         // Its programs have receipts, and it has none.
         return Ok(());
     }
-    match closed(ctx, ripple).await {
+    match closed(ctx, &ripple.id).await {
         Some(receipt) if ctx.out.format == Format::Table => ctx.out.text(&verdict(&receipt))?,
         Some(receipt) => ctx.out.say(&verdict(&receipt)),
         None => ctx.out.say("its receipt is not to be had now"),
@@ -33,11 +33,26 @@ pub async fn sum_up(ctx: &Ctx, ripple: &RippleView) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Of an upgrade that was no good: how many requests met its version, until it was back where that was done.
+pub async fn met(ctx: &Ctx, ripple: &RippleView) -> Option<String> {
+    if ripple.kind != RippleKind::Upgrade || ripple.program.is_none() {
+        return None;
+    }
+    let receipt = closed(ctx, ripple.undone_by.as_ref().unwrap_or(&ripple.id)).await?;
+    receipt.exposure.as_ref().map(exposure)
+}
+
+/// "12 of 480 requests met 2.0.0 (2.50 %)".
+fn exposure(exposure: &Exposure) -> String {
+    let Exposure { version, met, of, share_ppm } = exposure;
+    format!("{met} of {of} requests met {version} ({:.2} %)", f64::from(*share_ppm) / 10_000.0)
+}
+
 /// The receipt when every ledger is read, which takes a moment after the ripple's end; or as it stands by then.
-async fn closed(ctx: &Ctx, ripple: &RippleView) -> Option<Receipt> {
+async fn closed(ctx: &Ctx, ripple: &RippleId) -> Option<Receipt> {
     let until = Instant::now() + ctx.client.time_left().unwrap_or(PATIENCE).min(PATIENCE);
     loop {
-        let receipt = ctx.client.get::<Receipt>(&receipt_path(&ripple.id), &[]).await.ok();
+        let receipt = ctx.client.get::<Receipt>(&receipt_path(ripple), &[]).await.ok();
         let open = receipt.as_ref().is_some_and(|receipt| receipt.ended_at.is_none());
         if !open || Instant::now() >= until {
             return receipt;
@@ -141,6 +156,9 @@ fn flows(receipt: &Receipt) -> String {
         "refused {} · re-dispatched {} · held {}{longest} · unaccounted {}",
         receipt.refused, receipt.redispatched, receipt.held, receipt.unaccounted
     );
+    if let Some(told) = &receipt.exposure {
+        text.push_str(&format!("\n{}", exposure(told)));
+    }
     if let Some(kept) = &receipt.kept_serving {
         let servers = count(kept.servers as usize, "server");
         text.push_str(&format!(

@@ -195,6 +195,9 @@ pub async fn conclude(ctx: &Ctx, ripple: &RippleView) -> Result<(), Failure> {
     };
     if !well {
         out::complain(&failure_text(ripple));
+        if let Some(met) = receipt::met(ctx, ripple).await {
+            out::complain(&format!("  {met}"));
+        }
         return Err(Failure::Told(EXIT_FAILED));
     }
     if ripple.steps.is_empty() {

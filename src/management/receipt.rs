@@ -14,7 +14,9 @@ use crate::wire::messages::NodeRole;
 /// The ripple is over and the ledgers are read: the receipt is made, and kept.
 pub fn close(control: &mut Control, id: &RippleId, after: Vec<NodeCut>) {
     let Some(record) = control.ripples.get(id) else { return };
-    let receipt = make(record, &after, control.bounds.failures);
+    let mut receipt = make(record, &after, control.bounds.failures);
+    let undone = record.plan.undoes.as_ref().and_then(|undone| control.ripples.get(undone)?.receipt.as_ref());
+    receipt.exposure = exposure(record, &receipt, undone);
     if let Some(record) = control.ripples.get_mut(id) {
         record.receipt = Some(receipt);
         // The cuts are in the receipt now.
@@ -150,6 +152,23 @@ fn view(account: &Account, server: &ServerName) -> api::Account {
     }
 }
 
+/// How many of the program's requests met the version that came; or, of an undo, that goes, in both ripples together.
+fn exposure(record: &RippleRecord, own: &api::Receipt, undone: Option<&api::Receipt>) -> Option<api::Exposure> {
+    let (from, to) = (own.from.as_ref(), own.to.as_ref());
+    // What an undo goes back from is what the ripple was for that it undoes.
+    let brought = record.plan.was.as_ref().map(|release| &release.version);
+    let version = match record.plan.undoes {
+        Some(_) => brought.filter(|brought| Some(*brought) != to)?,
+        None => to.filter(|_| from.is_some() && from != to)?,
+    };
+    let admitted = |accounts: &[&api::Account]| accounts.iter().map(|account| account.admitted).sum::<u64>();
+    let accounts: Vec<&api::Account> = own.accounts.iter().collect();
+    let met: Vec<&api::Account> = own.accounts.iter().filter(|account| account.version == *version).collect();
+    let before = undone.and_then(|receipt| receipt.exposure.as_ref()).filter(|before| before.version == *version);
+    let (met_before, of_before) = before.map_or((0, 0), |before| (before.met, before.of));
+    Some(api::Exposure::new(version.clone(), admitted(&met) + met_before, admitted(&accounts) + of_before))
+}
+
 fn unknown() -> Version {
     Version::new("0").expect("a digit is a version")
 }
@@ -254,6 +273,7 @@ fn empty(record: &RippleRecord) -> api::Receipt {
         held_longest_ms: None,
         sessions: Default::default(),
         unaccounted: 0,
+        exposure: None,
         failures: Vec::new(),
         neighbours: Vec::new(),
         out_of_service: out_of_service(record),
@@ -288,7 +308,7 @@ mod tests {
 
     use super::*;
     use crate::domain::ledger::LedgerEntry;
-    use crate::domain::names::{ProgramName, RunId};
+    use crate::domain::names::{ProgramName, Release, RunId, Sha256};
     use crate::domain::program::{LongLived, OnDrainTimeout};
     use crate::domain::ripple::plan::{Plan, PlannedStep, Policy, RippleKind};
     use crate::wire::messages::Counts;
@@ -376,6 +396,39 @@ mod tests {
             assert_eq!(receipt.accounts, []);
             assert!(!receipt.balanced && receipt.unaccounted > 0);
         }
+    }
+
+    #[test]
+    fn of_a_version_that_is_taken_back_all_requests_that_met_it_are_told() {
+        let version = |name: &str| Version::new(name).unwrap();
+        let account = |of: &str, admitted| api::Account {
+            server: app(),
+            version: version(of),
+            admitted,
+            active_at_start: 3,
+            completed: admitted + 3,
+            completed_5xx: 0,
+            client_left: 0,
+            cut: 0,
+            failed: 0,
+            active_at_end: 0,
+        };
+        let receipt = |from, to, accounts| {
+            let (from, to) = (Some(version(from)), Some(version(to)));
+            api::Receipt { from, to, accounts, ..make(&record(vec![]), &[], 100) }
+        };
+        let mut upgrade = receipt("1", "2", vec![account("1", 90), account("2", 10)]);
+        upgrade.exposure = exposure(&record(vec![]), &upgrade, None);
+        assert_eq!(upgrade.exposure, Some(api::Exposure::new(version("2"), 10, 100)));
+        // By then the old version is what is wanted there.
+        let undo = receipt("1", "1", vec![account("1", 45), account("2", 5)]);
+        let mut of_undo = record(vec![]);
+        of_undo.plan.undoes = RippleId::new("r0").ok();
+        of_undo.plan.was = Some(Release { version: version("2"), sha256: Sha256([0; 32]) });
+        let told = exposure(&of_undo, &undo, Some(&upgrade)).unwrap();
+        assert_eq!((told.version, told.met, told.of, told.share_ppm), (version("2"), 15, 150, 100_000));
+        let restart = receipt("1", "1", vec![account("1", 90)]);
+        assert_eq!(exposure(&record(vec![]), &restart, None), None);
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub use program::{
     ActiveRequest, ActiveRequests, LogLine, Logs, OldestRequest, PlacementState, PlacementView, ProgramSummary,
     ProgramView, ReleaseView,
 };
-pub use receipt::{Account, Failure, KeptServing, Neighbour, OutOfService, Receipt, Sessions};
+pub use receipt::{Account, Exposure, Failure, KeptServing, Neighbour, OutOfService, Receipt, Sessions};
 pub use ripple::{
     CommandView, ComponentPlanView, ComponentUpgradeRequest, FailedStart, PlannedProgram, PlannedSetStep,
     RestartRequest, RippleEvent, RippleKind, RippleOptions, RippleState, RippleView, StepState, StepTimes, StepView,

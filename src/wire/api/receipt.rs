@@ -35,6 +35,9 @@ pub struct Receipt {
     pub sessions: Sessions,
     /// On a server that died, with no router left to say how they ended.
     pub unaccounted: u64,
+    /// How many met the new version; of an undo: the one that goes, since it came. None where no version changes.
+    #[serde(default)]
+    pub exposure: Option<Exposure>,
     /// At most 100 of those cut or failed, by name.
     pub failures: Vec<Failure>,
     /// The other programs of the servers touched.
@@ -69,6 +72,25 @@ impl Account {
         let begun = [self.admitted, self.active_at_start];
         let ended = [self.completed, self.client_left, self.cut, self.failed, self.active_at_end];
         begun.iter().map(|&n| u128::from(n)).sum::<u128>() == ended.iter().map(|&n| u128::from(n)).sum::<u128>()
+    }
+}
+
+/// The part of a program's requests that met a version.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Exposure {
+    pub version: Version,
+    /// Admitted to it.
+    pub met: u64,
+    /// Admitted to any version, on all servers.
+    pub of: u64,
+    /// Of a million.
+    pub share_ppm: u32,
+}
+
+impl Exposure {
+    pub fn new(version: Version, met: u64, of: u64) -> Self {
+        let share = u128::from(met) * 1_000_000 / u128::from(of.max(1));
+        Self { version, met, of, share_ppm: u32::try_from(share).unwrap_or(u32::MAX) }
     }
 }
 

@@ -24,6 +24,10 @@ fn refused(bad: &Release) -> (Ran, Duration) {
     assert_eq!(ripple.state, RippleState::Failed, "{ripple:#?}");
     assert_eq!(ripple.steps.iter().filter(|step| step.state == StepState::Undone).count(), 1, "{ripple:#?}");
     cluster.until_serves("shop", "1.0.0", 3);
+    // It never took a request, which is told.
+    let told = cluster.receipt(ripple.id.as_str()).exposure.expect("the share is told");
+    assert!(told.met == 0 && told.of > 0, "{told:?}");
+    tells(&ran, &[&format!("0 of {} requests met 2.0.0", told.of)]);
     // The next one is not held up by what is left of it.
     cluster.deploy(&shop("3.0.0"));
     load.answered_by("3.0.0");

@@ -27,6 +27,13 @@ fn found_out(bad: Release, asked: Mix, rate: f64) -> Ran {
     assert_eq!(undo.steps.len(), 1, "only the first server was ever upgraded: {}", show(undo));
     let (sent, met) = (account.report.all.sent, account.report.all.by_version.get("2.0.0").copied().unwrap_or(0));
     println!("{met} of {sent} requests met the bad version ({:.1} %)", met as f64 * 100.0 / sent as f64);
+    // The receipt of the way back tells of both ripples; what came while one ended and the other began is counted by both.
+    let told = cluster.receipt(undo.id.as_str()).exposure.expect("the share is told");
+    assert!(ran.err.contains(&format!("{} of {} requests met 2.0.0", told.met, told.of)), "{ran:?}");
+    assert!(met > 0 && told.met >= met && told.met <= met + met / 4 + 10, "{met} were answered by it, told {told:?}");
+    assert!(told.of <= sent + sent / 4, "{sent} were sent, told {told:?}");
+    let share = f64::from(told.share_ppm) / 1e6;
+    assert!(share < 0.45, "not even the share of one server of three met it, for a while: {told:?}");
     // Who asks now is answered well.
     let load = Load::start(&cluster, vec![Lane::to("shop", 60.0, brief()).versions(&["1.0.0"])]);
     assert!(load.finish().report.passed);
