@@ -247,7 +247,8 @@ pub(super) fn left(ripple: &Ripple, list: &ServerList, now: Millis) -> Option<Wa
     let reason = match (down(&server), drained(&server)) {
         (true, _) => Reason::ServerDown,
         (false, true) => Reason::Drained,
-        (false, false) => Reason::Sealing,
+        (false, false) if ripple.steps[index] == StepPhase::Pending => Reason::Sealing,
+        (false, false) => Reason::AnswerToOrder,
     };
     Some(Wait { server: Some(server), reason, until: None })
 }

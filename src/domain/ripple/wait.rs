@@ -57,6 +57,8 @@ pub enum Reason {
     Answer,
     /// It has not answered the overlap.
     AnswerToOverlap,
+    /// It has not answered the order that follows the drain.
+    AnswerToOrder,
     Draining {
         active: u64,
         orphans: u64,
@@ -126,7 +128,7 @@ impl Reason {
             Self::Preparing => "preparing",
             Self::MinServing { .. } => "min_serving",
             Self::OtherOperation { .. } => "other_operation",
-            Self::Answer | Self::AnswerToOverlap => "answer",
+            Self::Answer | Self::AnswerToOverlap | Self::AnswerToOrder => "answer",
             Self::Draining { .. } => "draining",
             Self::OldDraining { .. } => "old_version",
             Self::Sessions { .. } => "sessions",
@@ -187,6 +189,7 @@ impl fmt::Display for Reason {
             Self::OtherOperation { operation: None } => f.write_str("the placement to be open or absent"),
             Self::Answer => f.write_str("the server's answer to the quiesce"),
             Self::AnswerToOverlap => f.write_str("the server's answer to the overlap"),
+            Self::AnswerToOrder => f.write_str("the server's answer to the order to stop it"),
             Self::Draining { active, orphans, oldest } => draining(f, *active, *orphans, oldest.as_ref()),
             Self::OldDraining { active, orphans, oldest } => {
                 draining(f, *active, *orphans, oldest.as_ref())?;

@@ -20,6 +20,8 @@ use neap::domain::ripple::{Asked, Ripple};
 use neap::domain::seal::Seal;
 use neap::domain::server_list::{Measured, Report, ServerList, Wanted};
 
+use super::sets::Commands;
+
 /// Between two looks at the clock, unless said otherwise.
 const TICK: Millis = 100;
 /// Decisions on one event until nothing moves.
@@ -57,11 +59,14 @@ pub struct Driven {
     pub now: Millis,
     /// Between two looks at the clock.
     pub tick: Millis,
+    /// A second program, on servers that run it too; it is up with its server.
+    pub mail: BTreeMap<ServerName, Srv>,
+    pub commands: Commands,
     /// What management would send now.
     pub sends: Vec<Send>,
     pub prepared: bool,
     behaviours: BTreeMap<Version, Behaviour>,
-    ripples: u64,
+    pub(super) ripples: u64,
 }
 
 /// What a version's answers are like: how long they take to begin, and how many of a hundred are errors.
@@ -85,8 +90,8 @@ fn term(number: u64) -> Term {
 }
 
 impl Srv {
-    fn new(version: Option<&str>) -> Self {
-        let mut placement = Placement::absent(program());
+    pub fn of(program: ProgramName, version: Option<&str>) -> Self {
+        let mut placement = Placement::absent(program);
         if let Some(version) = version {
             (placement.state, placement.generation) = (State::Open, Generation(1));
             placement.release = Some(release(version));
@@ -116,7 +121,7 @@ impl Srv {
         self.up && self.healthy && self.placement.state.takes_requests()
     }
 
-    fn run(&self, name: &ServerName) -> RunId {
+    pub fn run(&self, name: &ServerName) -> RunId {
         RunId::new(format!("{name}.{}", self.run)).unwrap()
     }
 
@@ -152,7 +157,7 @@ impl Srv {
         self.answered.iter().map(|(version, counts)| (version.clone(), figures(version, *counts))).collect()
     }
 
-    fn perform(&mut self, run: &RunId, mut effects: Vec<Effect>) {
+    pub fn perform(&mut self, run: &RunId, mut effects: Vec<Effect>) {
         while let Some(effect) = effects.pop() {
             let event = match effect {
                 Effect::Stop => {
@@ -200,9 +205,6 @@ impl Srv {
             _ if force => Ok(()),
             _ => Err(NotDrained { open: false, active }),
         };
-        if self.seal.admit(&command.term).is_err() {
-            return;
-        }
         if let Ok(effects) = self.placement.command(command, &here(run, 0), freeze) {
             if force {
                 self.active = 0;
@@ -212,7 +214,7 @@ impl Srv {
     }
 }
 
-fn here(run: &RunId, now: Millis) -> Here<'_> {
+pub fn here(run: &RunId, now: Millis) -> Here<'_> {
     Here { run, now, lease: Duration::from_secs(3_600), orphans: 0, sticky: None }
 }
 
@@ -220,7 +222,7 @@ impl Driven {
     /// Servers of these names, each with the version open, or with nothing.
     pub fn new(names: &[&str], version: Option<&str>) -> Self {
         let servers: BTreeMap<ServerName, Srv> =
-            names.iter().map(|name| (ServerName::new(*name).unwrap(), Srv::new(version))).collect();
+            names.iter().map(|name| (ServerName::new(*name).unwrap(), Srv::of(program(), version))).collect();
         let wanted = Wanted { release: version.map(release), servers: servers.keys().cloned().collect() };
         let list = ServerList { programs: BTreeMap::from([(program(), wanted)]), ..ServerList::default() };
         let leader = Leader::new(term(1), Revision(0), list, BTreeMap::new());
@@ -229,6 +231,8 @@ impl Driven {
             servers,
             now: 0,
             tick: TICK,
+            mail: BTreeMap::new(),
+            commands: Commands::default(),
             sends: Vec::new(),
             prepared: true,
             behaviours: BTreeMap::new(),
@@ -260,6 +264,9 @@ impl Driven {
 
     /// Asks for a ripple to be undone; its undo is the newest ripple then.
     pub fn undo(&mut self, id: &RippleId) -> Result<Plan, NoUndo> {
+        if let Some(set) = self.leader.sets.get(id).cloned() {
+            return self.undo_set(&set);
+        }
         let undone = self.leader.ripples[id].clone();
         let plan = self.leader.undo(self.next_id(), &undone)?;
         self.ripples += 1;
@@ -287,7 +294,7 @@ impl Driven {
 
     pub fn ask(&mut self, asked: Asked) -> bool {
         let id = self.id();
-        self.leader.ask(&id, asked)
+        self.leader.ask(&id, asked) || self.leader.ask_set(&id, asked)
     }
 
     /// Heartbeats are heard, and decisions made, until nothing moves.
@@ -323,6 +330,9 @@ impl Driven {
             }
             if self.leader.list.servers[name].sealed.is_some() {
                 self.leader.heard(name, &server.run(name), server.report());
+                if let Some(mail) = self.mail.get(name) {
+                    self.leader.heard(name, &server.run(name), mail.report());
+                }
             }
         }
     }
@@ -352,16 +362,31 @@ impl Driven {
     /// All that is on its way to a server arrives, and so do its answers, until nothing more is.
     pub fn obeys(&mut self, name: &ServerName) {
         for _ in 0..ROUNDS_MAX {
-            let sends = self.sends.clone();
-            let to_it = |send: &&Send| matches!(send, Send::Seal { server, .. } | Send::Command { server, .. } if server == name);
-            let Some(send) = sends.iter().find(to_it) else { return };
-            let before = (self.leader.clone(), self.servers[name].report());
-            self.deliver(name, send);
-            self.settle();
-            if before == (self.leader.clone(), self.servers[name].report()) {
+            if !self.obeys_one(name) {
                 return;
             }
         }
+    }
+
+    /// Answers whether anything that is on its way to a server moves anything.
+    fn obeys_one(&mut self, name: &ServerName) -> bool {
+        let to_it = |send: &Send| match send {
+            Send::Seal { server, .. } | Send::Command { server, .. } => server == name,
+            Send::Together { server, .. } | Send::Worked { server, .. } => server == name,
+            Send::Prepare { .. } | Send::Measure { .. } | Send::Hook { .. } => false,
+        };
+        let stands = |driven: &Self| {
+            (driven.leader.clone(), driven.servers[name].report(), driven.mail.get(name).map(Srv::report))
+        };
+        for send in self.sends.clone().iter().filter(|send| to_it(send)) {
+            let before = stands(self);
+            self.deliver(name, send);
+            self.settle();
+            if before != stands(self) {
+                return true;
+            }
+        }
+        false
     }
 
     fn deliver(&mut self, name: &ServerName, send: &Send) {
@@ -373,17 +398,20 @@ impl Driven {
         match send {
             Send::Seal { asked, .. } => {
                 if server.seal.admit(self.leader.term()).is_ok() {
-                    let report = server.report();
-                    self.leader.sealed(name, *asked, &run, vec![report]);
+                    let reports = [server.report()].into_iter().chain(self.mail.get(name).map(Srv::report)).collect();
+                    self.leader.sealed(name, *asked, &run, reports);
                 }
             }
-            Send::Command { command, .. } => {
-                server.obey(&run, command);
-                let report = server.report();
-                self.leader.heard(name, &run, report);
+            Send::Command { program, command, .. } => {
+                if server.seal.admit(&command.term).is_ok() {
+                    let cell = self.cell_mut(name, program);
+                    cell.obey(&run, command);
+                    let report = cell.report();
+                    self.leader.heard(name, &run, report);
+                }
             }
-            // Sets are driven by tests of their own.
-            Send::Together { .. } | Send::Worked { .. } => {}
+            Send::Together { operation, members, .. } => self.together(name, operation, members),
+            Send::Worked { set, operation, .. } => self.tell_worked(name, set, operation),
             Send::Prepare { .. } | Send::Measure { .. } | Send::Hook { .. } => {}
         }
     }
@@ -434,6 +462,7 @@ impl Driven {
     pub fn crash(&mut self, name: &ServerName) {
         let server = self.servers.get_mut(name).unwrap();
         (server.up, server.active) = (false, 0);
+        self.mail.get_mut(name).into_iter().for_each(|mail| mail.active = 0);
         self.settle();
     }
 
@@ -442,8 +471,10 @@ impl Driven {
         server.run += 1;
         server.up = true;
         let run = server.run(name);
-        let effects = server.placement.boot(0);
-        server.perform(&run, effects);
+        for cell in [self.servers.get_mut(name), self.mail.get_mut(name)].into_iter().flatten() {
+            let effects = cell.placement.boot(0);
+            cell.perform(&run, effects);
+        }
         self.settle();
     }
 
@@ -472,9 +503,9 @@ impl Driven {
         let (number, revision) = (self.leader.term().number + 1, self.leader.mint.revision);
         let drains =
             self.leader.drains.iter().map(|(name, drain)| (name.clone(), Drain { wait: None, ..drain.clone() }));
-        let drains = drains.collect();
+        let (drains, sets) = (drains.collect(), self.saved_sets());
         self.leader = Leader::new(term(number), revision, list, ripples);
-        self.leader.drains = drains;
+        (self.leader.drains, self.leader.sets) = (drains, sets);
         self.settle();
     }
 

@@ -17,6 +17,10 @@
 //! | `S crashes`, `S boots`, `S is silent`, `S is heard` | |
 //! | `hook H succeeds`, `hook H fails: WHY`, `S hook H …` | at management, or at a server; it was asked for |
 //! | `node drain S [force]`, `node resume S` | a person takes a server out of service, and back |
+//! | `mail runs V` | every server has a second program too; an upgrade is of the first, `shop` |
+//! | `replace C [batch=N] …` | a component that both use is replaced by a command; `scope=server` with `upgrade`: the whole server |
+//! | `S mail has N active`, `S mail is unhealthy`, `S mail loses its lease`, `S loses its lease` | |
+//! | `commands take long`, `S command ends`, `S command fails: WHY` | a set's command ends at once, unless said |
 //! | `undo catching up` | of the ripple that management began by itself |
 //! | `after D` | time passes |
 //! | `management restarts` | with what it has saved |
@@ -24,6 +28,7 @@
 
 mod driven;
 mod script;
+mod sets;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -8,10 +8,12 @@ use neap::domain::names::{Release, RippleId, ServerName, Version};
 use neap::domain::placement::Order;
 use neap::domain::program::{LongLived, MinServing, OnDrainTimeout, RollbackOn};
 use neap::domain::ripple::machine::Send;
-use neap::domain::ripple::plan::{Ask, Plan, Policy, RippleKind};
-use neap::domain::ripple::{Asked, Ripple, StepPhase};
+use neap::domain::ripple::plan::{Ask, NoPlan, Plan, Policy, RippleKind};
+use neap::domain::ripple::set::{SetPlan, Subject};
+use neap::domain::ripple::{Asked, Ripple, RippleState, StepPhase};
 
-use super::driven::{Driven, program, release};
+use super::driven::{Driven, Srv, program, release};
+use super::sets::mail;
 
 /// Plays a scenario's events; answers the scenario as it goes.
 pub fn play(text: &str) -> String {
@@ -56,6 +58,13 @@ fn happen(driven: &mut Driven, event: &str) -> Vec<String> {
     let words: Vec<&str> = event.split(' ').collect();
     match words.as_slice() {
         ["upgrade", "to", version, options @ ..] => return upgrade(driven, version, options),
+        ["mail", "runs", version] => driven.mail_runs(version),
+        ["replace", component, options @ ..] => {
+            let mut ask = asked(driven, None);
+            options.iter().for_each(|option| set(&mut ask, option));
+            return planned_set(driven.replace(component, ask));
+        }
+        ["commands", "take", "long"] => driven.commands.take_long = true,
         ["pause"] => return ask(driven, Asked::Pause),
         ["resume"] => return ask(driven, Asked::Nothing),
         ["abort"] => return ask(driven, Asked::Abort),
@@ -63,7 +72,7 @@ fn happen(driven: &mut Driven, event: &str) -> Vec<String> {
         ["undo", id] => return undo(driven, &RippleId::new(*id).unwrap()),
         ["promote"] => {
             let id = driven.id();
-            let promoted = driven.leader.promote(&id);
+            let promoted = driven.leader.promote(&id) || driven.leader.promote_set(&id);
             return if promoted {
                 Vec::new()
             } else {
@@ -105,6 +114,22 @@ fn on_server(driven: &mut Driven, name: &ServerName, does: &[&str], event: &str)
     match does {
         ["hook", hook, "succeeds"] => return driven.hook_ends(hook, Some(name), None),
         ["hook", hook, "fails:", why @ ..] => return driven.hook_ends(hook, Some(name), Some(&why.join(" "))),
+        ["command", "ends"] => return driven.command_ends(name, None),
+        ["command", "fails:", why @ ..] => return driven.command_ends(name, Some(why.join(" "))),
+        ["loses", "its", "lease"] => return driven.lease_runs_out(name, &program()),
+        ["mail", "loses", "its", "lease"] => return driven.lease_runs_out(name, &mail()),
+        ["mail", "has", count, "active"] => {
+            driven.cell_mut(name, &mail()).active = count.parse().unwrap();
+            return;
+        }
+        ["mail", "is", "unhealthy"] => {
+            driven.cell_mut(name, &mail()).healthy = false;
+            return;
+        }
+        ["mail", "is", "healthy"] => {
+            driven.cell_mut(name, &mail()).healthy = true;
+            return;
+        }
         _ => {}
     }
     let server = driven.servers.get_mut(name).unwrap();
@@ -175,8 +200,11 @@ pub fn asked(driven: &Driven, to: Option<Release>) -> Ask {
 
 fn upgrade(driven: &mut Driven, version: &str, options: &[&str]) -> Vec<String> {
     let mut ask = asked(driven, Some(release(version)));
-    for option in options {
+    for option in options.iter().filter(|option| **option != "scope=server") {
         set(&mut ask, option);
+    }
+    if options.contains(&"scope=server") {
+        return planned_set(driven.upgrade_server(ask));
     }
     match driven.start(ask) {
         Ok(plan) => planned(&plan),
@@ -223,6 +251,19 @@ fn set(ask: &mut Ask, option: &str) {
     }
 }
 
+fn planned_set(planned: Result<SetPlan, NoPlan>) -> Vec<String> {
+    let plan = match planned {
+        Ok(plan) => plan,
+        Err(why) => return vec![format!("refused: {why}")],
+    };
+    let what = match &plan.subject {
+        Subject::Component { name, .. } => format!("component {name}"),
+        Subject::Server { program } => format!("{program} and all beside it"),
+    };
+    let order: Vec<&str> = plan.servers.iter().map(|server| server.as_str()).collect();
+    vec![format!("plan: {what} on {}, {} at a time", order.join(" "), plan.batch)]
+}
+
 fn planned(plan: &Plan) -> Vec<String> {
     let policy = &plan.policy;
     let order: Vec<&str> = plan.steps.iter().map(|step| step.server.as_str()).collect();
@@ -244,6 +285,7 @@ struct Teller {
     verdicts: Vec<String>,
     ends: Vec<String>,
     serving: String,
+    mails: String,
 }
 
 impl Teller {
@@ -258,7 +300,8 @@ impl Teller {
         let verdicts: Vec<String> = driven.leader.ripples.values().flat_map(verdicts).collect();
         lines.extend(verdicts.iter().filter(|verdict| !self.verdicts.contains(verdict)).cloned());
         self.verdicts = verdicts;
-        let waits = driven.leader.ripples.values().find_map(|ripple| ripple.wait.as_ref());
+        let of_sets = driven.leader.sets.values().find_map(|set| set.wait.as_ref());
+        let waits = of_sets.or_else(|| driven.leader.ripples.values().find_map(|ripple| ripple.wait.as_ref()));
         let wait = waits.map(|wait| {
             let at = wait.server.as_ref().map(|server| format!("{server}: ")).unwrap_or_default();
             let until = wait.until.map(|until| format!(", at most {}", shown(until.saturating_sub(driven.now))));
@@ -268,7 +311,9 @@ impl Teller {
             lines.extend(wait.clone());
         }
         self.wait = wait;
-        let ends: Vec<String> = driven.leader.ripples.values().filter_map(end).collect();
+        let ripples = driven.leader.ripples.values().map(|ripple| (&ripple.plan.id, ripple.state, &ripple.reason));
+        let sets = driven.leader.sets.values().map(|set| (&set.plan.id, set.state, &set.reason));
+        let ends: Vec<String> = ripples.chain(sets).filter_map(|(id, state, reason)| end(id, state, reason)).collect();
         lines.extend(ends.iter().filter(|end| !self.ends.contains(end)).cloned());
         self.ends = ends;
         let serving: Vec<String> = driven.serving().iter().map(|name| serves(driven, name)).collect();
@@ -277,12 +322,25 @@ impl Teller {
             lines.push(serving.clone());
         }
         self.serving = serving;
+        let mails: Vec<String> = driven.mail.iter().filter_map(|(name, mail)| version(name, mail)).collect();
+        let mails = format!("serving mail: {}", if mails.is_empty() { "nobody".to_owned() } else { mails.join(" ") });
+        if !driven.mail.is_empty() && mails != self.mails {
+            lines.push(mails.clone());
+        }
+        self.mails = mails;
         lines
     }
 }
 
 fn shown(millis: u64) -> String {
     duration::show(Duration::from_millis(millis))
+}
+
+/// "a(2)", if it serves there, on a server that is up.
+fn version(name: &ServerName, cell: &Srv) -> Option<String> {
+    let placement = &cell.placement;
+    let release = placement.release.as_ref().filter(|_| placement.state.takes_requests() && cell.healthy)?;
+    Some(format!("{name}({})", release.version))
 }
 
 fn serves(driven: &Driven, name: &ServerName) -> String {
@@ -316,7 +374,10 @@ fn sent(send: &Send) -> String {
             };
             format!("{server} ← {order}")
         }
-        Send::Together { server, .. } => format!("{server} ← together"),
+        Send::Together { server, members, work, .. } => {
+            let members: Vec<&str> = members.iter().map(|member| member.program.as_str()).collect();
+            format!("{server} ← stop {}, then {}", members.join(" and "), work.run.join(" "))
+        }
         Send::Worked { .. } => String::new(),
     }
 }
@@ -345,7 +406,7 @@ fn verdicts(ripple: &Ripple) -> Vec<String> {
     verdicts.map(|(server, verdict)| format!("{} {server}: {verdict}", ripple.plan.id)).collect()
 }
 
-fn end(ripple: &Ripple) -> Option<String> {
-    let why = ripple.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    ripple.state.is_over().then(|| format!("{} {:?}{why}", ripple.plan.id, ripple.state).to_lowercase())
+fn end(id: &RippleId, state: RippleState, reason: &Option<String>) -> Option<String> {
+    let why = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    state.is_over().then(|| format!("{id} {state:?}{why}").to_lowercase())
 }
