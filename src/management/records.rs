@@ -1,13 +1,14 @@
 //! Owns what management keeps on disk, and under which keys. Must not know why it changes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::draft::{Draft, Key};
+use super::draft::{Draft, Key, SavedCells};
 use super::node_ripples::NodeRippleRecord;
 use crate::domain::components::{ComponentsList, Taken, Usage};
 use crate::domain::leader::Drain;
@@ -182,17 +183,19 @@ pub struct Disk {
     store: Store,
     /// A digest of each record.
     saved: HashMap<Key, Sha256>,
+    cells: SavedCells,
     /// Ripples as they were saved: each holds whole ledgers, and is not written out only to be found the same.
     ripples: BTreeMap<RippleId, RippleRecord>,
     /// Something was saved that is not in the export yet.
     unexported: bool,
-    /// A thread writes an export.
-    exporting: Arc<AtomicBool>,
+    /// The thread that writes an export.
+    exporting: Option<Exporting>,
 }
 
 impl Disk {
     pub fn new(store: Store) -> Self {
-        Self { store, saved: HashMap::new(), ripples: BTreeMap::new(), unexported: false, exporting: Arc::default() }
+        let (saved, cells, ripples) = Default::default();
+        Self { store, saved, cells, ripples, unexported: false, exporting: None }
     }
 
     /// Reads everything. With an empty store, the export of an earlier one is taken.
@@ -267,11 +270,6 @@ impl Disk {
         for (name, wanted) in state.programs {
             draft.record(Tree::Programs, format!("program/{name}"), wanted)?;
         }
-        for (program, cells) in state.cells {
-            for (server, cell) in cells {
-                draft.record(Tree::Control, format!("cell/{program}/{server}"), cell)?;
-            }
-        }
         for (program, releases) in state.releases {
             for (version, record) in releases {
                 draft.record(Tree::Programs, format!("release/{program}/{version}"), record)?;
@@ -299,9 +297,18 @@ impl Disk {
                 .filter(|key| !seen.contains_key(*key))
                 .map(|(tree, key)| Change::remove(*tree, key.clone())),
         );
+        let cells = self.cells.differ(state.cells);
+        for (program, server, cell) in &cells {
+            let key = format!("cell/{program}/{server}");
+            changes.push(match cell {
+                Some(cell) => Change::put(Tree::Control, key, cell)?,
+                None => Change::remove(Tree::Control, key),
+            });
+        }
         if !changes.is_empty() {
             self.store.save(changes)?;
             (self.saved, self.unexported) = (seen, true);
+            self.cells.saved(cells);
         }
         self.keep(state.ripples);
         Ok(())
@@ -320,11 +327,13 @@ impl Disk {
     /// Writes the export, on a thread of its own, if what was saved is not in it; while one is being written, the next
     /// waits. Nobody waits for it: the records are safe, and the export is for people, and for the day that they are not.
     pub fn export(&mut self, state: &State<'_>) {
-        if !self.unexported || self.exporting.swap(true, SeqCst) {
+        let is_busy = self.exporting.as_ref().is_some_and(|exporting| !exporting.thread.is_finished());
+        if !self.unexported || is_busy {
             return;
         }
         self.unexported = false;
-        let (store, exporting) = (self.store.clone(), self.exporting.clone());
+        let store = self.store.clone();
+        let (ended, end) = channel();
         let text = serde_json::value::to_raw_value(state);
         let write = move || {
             let written = text.map_err(|error| error.to_string()).and_then(|text| {
@@ -334,20 +343,45 @@ impl Disk {
             if let Err(error) = written {
                 tracing::warn!(error, "the export of the control state was not written");
             }
-            exporting.store(false, SeqCst);
+            // Who waits for it may have gone.
+            let _ = ended.send(());
         };
-        let began = std::thread::Builder::new().name("export".to_owned()).spawn(write);
-        if let Err(error) = began {
-            tracing::warn!(%error, "no thread writes the export of the control state");
-            self.unexported = true;
-            self.exporting.store(false, SeqCst);
+        match std::thread::Builder::new().name("export".to_owned()).spawn(write) {
+            Ok(thread) => self.exporting = Some(Exporting { thread, end }),
+            Err(error) => {
+                tracing::warn!(%error, "no thread writes the export of the control state");
+                (self.unexported, self.exporting) = (true, None);
+            }
         }
     }
 
-    /// Whether the export has all that was saved, and nothing is being written.
-    pub fn is_exported(&self) -> bool {
-        !self.unexported && !self.exporting.load(SeqCst)
+    /// The same, and waits until all that was saved is written: for so long at the most.
+    pub fn export_last(&mut self, state: &State<'_>, within: Duration) {
+        let until = Instant::now() + within;
+        self.await_export(until);
+        self.export(state);
+        self.await_export(until);
     }
+
+    fn await_export(&mut self, until: Instant) {
+        let Some(Exporting { thread, end }) = self.exporting.take() else { return };
+        match end.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Err(RecvTimeoutError::Timeout) => self.exporting = Some(Exporting { thread, end }),
+            // It has said so, or panicked: it ends now.
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => {
+                if thread.join().is_err() {
+                    tracing::error!("the thread that writes the export had panicked");
+                }
+            }
+        }
+    }
+}
+
+/// An export that is being written.
+struct Exporting {
+    thread: JoinHandle<()>,
+    /// Hears of its end.
+    end: Receiver<()>,
 }
 
 impl NodeRecord {

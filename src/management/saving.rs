@@ -1,7 +1,7 @@
 //! Owns what of management's state is written when, and how it goes back to what it was. Must not know keys or files.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::control::Control;
 use super::node_ripples::NodeRippleRecord;
@@ -31,11 +31,7 @@ impl Control {
 
     /// Writes it before the node ends, if that does not take long.
     pub fn export_last(&mut self) {
-        let began = Instant::now();
-        while !self.disk.is_exported() && began.elapsed() < LAST_EXPORT {
-            self.export();
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.with_state(|disk, state| disk.export_last(state, LAST_EXPORT));
     }
 
     /// Writes what has changed; nothing that depends on it may leave before.
