@@ -39,6 +39,9 @@ pub trait Hands {
     /// This release is started as soon as what runs has stopped: what can be done before then is.
     fn make_ready(&self, _manifest: Arc<Manifest>, _release: Release, _keeper: Keeper) {}
 
+    /// What was made ahead for this program, and is there still, goes: nothing is started that it was made for.
+    fn let_go_of_ready(&self, _program: &ProgramName, _keeper: &Keeper) {}
+
     /// Stops every instance that is marked for it; nothing of any is left when it is done.
     fn stop(&self, keeper: Keeper) -> LocalBoxFuture<'static, Result<(), String>>;
 

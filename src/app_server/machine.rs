@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 
+use super::ahead::MadeAhead;
 use super::external::Ground;
 use super::hands::{Hands, Keeper, Life, Started, Up};
 use super::living::{Living, with_lines};
@@ -53,24 +53,10 @@ pub(super) struct Inner {
     pub(super) held: RefCell<HashMap<String, Held>>,
     /// Of instances that may be stopped before long, by name.
     foreseen: RefCell<HashMap<String, Foreseen>>,
-    /// Processes that wait for the word to become the program.
-    ahead: RefCell<HashMap<ProgramName, Ahead>>,
+    ahead: MadeAhead,
     /// Rung when an instance is up, or gone.
     changed: Rc<Notify>,
     pub(super) usage: Rc<RefCell<Usage>>,
-}
-
-/// A process that is made, or being made, before it may become the program.
-struct Ahead {
-    release: Release,
-    making: JoinHandle<Result<Waiting, String>>,
-}
-
-impl Drop for Ahead {
-    fn drop(&mut self) {
-        // What waits ends with its task.
-        self.making.abort();
-    }
 }
 
 /// An instance that this run of the node has hold of.
@@ -192,8 +178,11 @@ impl Hands for Machine {
         }
         let (inner, program, of) = (self.inner.clone(), manifest.name.clone(), release.clone());
         let making = async move { inner.make(&manifest, &of, &keeper, Mark::Running).await };
-        let ahead = Ahead { release, making: tokio::task::spawn_local(making) };
-        self.inner.ahead.borrow_mut().insert(program, ahead);
+        self.inner.ahead.begin(&program, release, making);
+    }
+
+    fn let_go_of_ready(&self, program: &ProgramName, keeper: &Keeper) {
+        self.inner.ahead.let_go(program, keeper);
     }
 
     fn stop(&self, keeper: Keeper) -> LocalBoxFuture<'static, Result<(), String>> {
@@ -224,7 +213,7 @@ impl Inner {
             return self.ground().start(&manifest, external, &release, &keeper).await;
         }
         let mut alive = None;
-        let ready = self.ready(&manifest.name, &release).await;
+        let ready = self.ahead.take(&manifest.name, &release).await;
         let is_ready = |name: &str| ready.as_ref().is_some_and(|waiting| waiting.record().name == name);
         let others = |record: &InstanceRecord| record.mark != Mark::Retired && !is_ready(&record.name);
         for record in keeper.all().into_iter().filter(others) {
@@ -257,19 +246,6 @@ impl Inner {
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, instance.record().port));
         let health = manifest.health.clone();
         Ok(Up { addr, launch, life: Rc::new(Living { instance, health, orphans }) })
-    }
-
-    /// The process that was made for this before, if there is one.
-    async fn ready(&self, program: &ProgramName, release: &Release) -> Option<Waiting> {
-        let mut ahead = self.ahead.borrow_mut().remove(program).filter(|ahead| ahead.release == *release)?;
-        match (&mut ahead.making).await {
-            Ok(Ok(waiting)) => Some(waiting),
-            Ok(Err(why)) => {
-                tracing::debug!(%program, why, "no process could be made before the old one had ended");
-                None
-            }
-            Err(_) => None,
-        }
     }
 
     async fn launch(

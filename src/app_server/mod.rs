@@ -9,6 +9,7 @@
 //! control    control ─▶ server (actor) ─▶ program (one actor each) ─▶ hands      decode, step, save, perform
 //! ```
 
+mod ahead;
 pub mod claims;
 mod components;
 mod control;

@@ -34,7 +34,10 @@ impl Program {
                 Effect::Switch(generation) => self.switch(generation, ctx),
                 Effect::StopBeside | Effect::StopOld => self.stop_marked(ctx),
                 Effect::Await(set) => self.await_work(set, ctx),
-                Effect::Report => self.tell_end(),
+                Effect::Report => {
+                    self.shared.hands.let_go_of_ready(&self.placement.program, &self.keeper);
+                    self.tell_end();
+                }
             }
         }
         self.mend_gate();

@@ -43,6 +43,8 @@ struct Puppet {
     may_start: Rc<Notify>,
     dies: Rc<Notify>,
     orphans: Rc<Cell<u64>>,
+    /// Of which release a process was made ahead, and is there still.
+    ready: RefCell<Option<Release>>,
 }
 
 struct PuppetLife {
@@ -71,6 +73,7 @@ impl Life for PuppetLife {
 impl Hands for Puppet {
     fn start(&self, _: Arc<Manifest>, release: Release, _: Keeper) -> LocalBoxFuture<'static, Started> {
         self.started.borrow_mut().push(release);
+        self.ready.take();
         let ends = self.starts.borrow_mut().pop_front().unwrap_or(Ok(()));
         let life = Rc::new(PuppetLife { dies: self.dies.clone(), orphans: self.orphans.clone() });
         let up = Up { addr: "127.0.0.1:1".parse().unwrap(), launch: Duration::ZERO, life };
@@ -95,6 +98,14 @@ impl Hands for Puppet {
 
     fn retired(&self, _: Keeper) -> LocalBoxFuture<'static, Vec<Rc<dyn Life>>> {
         Box::pin(std::future::ready(Vec::new()))
+    }
+
+    fn make_ready(&self, _: Arc<Manifest>, release: Release, _: Keeper) {
+        *self.ready.borrow_mut() = Some(release);
+    }
+
+    fn let_go_of_ready(&self, _: &ProgramName, _: &Keeper) {
+        self.ready.take();
     }
 
     fn stop(&self, _: Keeper) -> LocalBoxFuture<'static, Result<(), String>> {
@@ -379,6 +390,22 @@ async fn a_version_that_does_not_start_is_stopped_and_the_old_one_is_back() {
     assert_eq!(report.release, Some(release("1.0")));
     assert!(matches!(report.ended, Some(Ended { outcome: Outcome::TakenBack(reason), .. }) if reason == "no port"));
     assert_eq!(stage.puppet.stops.get(), 3, "the install's, the old one's, the new one's");
+}
+
+#[actix_rt::test]
+async fn a_process_that_was_made_ahead_goes_with_the_upgrade_that_does_not_start_it() {
+    let stage = Stage::new();
+    stage.puppet.holds_stops.set(true);
+    let program = stage.begin(Placement::absent(shop()));
+    obey(&program, stage.upgrade("install", 0, "1.0")).await.unwrap();
+    assert_eq!(*stage.puppet.ready.borrow(), Some(release("1.0")));
+    // What it is started with is gone when it could be.
+    let keys = stage.shared.store.keys(Tree::Programs, "").unwrap();
+    keys.iter().for_each(|key| stage.shared.store.remove(Tree::Programs, key.as_str()).unwrap());
+    stage.puppet.holds_stops.set(false);
+    stage.puppet.may_stop.notify_one();
+    until(&program, |report| report.state == State::Failed).await;
+    assert_eq!((stage.puppet.ready.take(), stage.puppet.started.take()), (None, vec![]));
 }
 
 #[actix_rt::test]
