@@ -8,7 +8,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256 as Hasher};
 
-use super::disk::{self, DiskError};
+use super::disk::{self, DiskError, NotTaken};
 use super::tree::{BadEntry, Limits};
 use crate::domain::names::Sha256;
 
@@ -36,6 +36,15 @@ pub enum ArchiveError {
     Pack(io::Error),
     #[error(transparent)]
     Disk(#[from] DiskError),
+}
+
+impl From<NotTaken> for ArchiveError {
+    fn from(error: NotTaken) -> Self {
+        match error {
+            NotTaken::Disk(error) => error.into(),
+            NotTaken::TooLarge { limit } => Self::TooLarge { limit },
+        }
+    }
 }
 
 /// What an archive turned out to be.

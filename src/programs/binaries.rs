@@ -2,7 +2,7 @@
 //! node is started from. Must not know which one a node is to run.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,7 +13,7 @@ use sha2::Digest;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
-use super::disk::{self, DiskError, UNFINISHED, Unfinished};
+use super::disk::{self, DiskError, NotTaken, UNFINISHED, Unfinished};
 use crate::domain::names::Sha256;
 use crate::wire::binary::{Binary, PROTOCOL};
 
@@ -54,6 +54,15 @@ pub enum BadBinary {
     NotNeap(String),
 }
 
+impl From<NotTaken> for BadBinary {
+    fn from(error: NotTaken) -> Self {
+        match error {
+            NotTaken::Disk(error) => error.into(),
+            NotTaken::TooLarge { limit } => Self::TooLarge { limit },
+        }
+    }
+}
+
 /// The binaries that a node keeps. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Binaries {
@@ -77,9 +86,8 @@ impl Binaries {
 
     /// Begins to receive one of at most `limit` bytes; it is kept when `Arriving::finish` says so.
     pub fn receive(&self, limit: u64) -> Result<Arriving, DiskError> {
-        let unfinished = Unfinished::beside(&self.root.join("binary"));
-        let file = File::create_new(unfinished.path()).map_err(DiskError::at("create", unfinished.path()))?;
-        Ok(Arriving { root: self.root.clone(), unfinished, file, hasher: sha2::Sha256::new(), bytes: 0, limit })
+        let file = disk::Arriving::in_dir(&self.root, limit)?;
+        Ok(Arriving { root: self.root.clone(), file, hasher: sha2::Sha256::new() })
     }
 
     /// Keeps the file that this process runs, so that it can be gone back to.
@@ -115,25 +123,18 @@ impl Binaries {
     }
 }
 
-/// A binary that is being received.
+/// A binary that is being received, and hashed as it comes.
 #[derive(Debug)]
 pub struct Arriving {
     root: PathBuf,
-    unfinished: Unfinished,
-    file: File,
+    file: disk::Arriving,
     hasher: sha2::Sha256,
-    bytes: u64,
-    limit: u64,
 }
 
 impl Arriving {
     pub fn write(&mut self, piece: &[u8]) -> Result<(), BadBinary> {
-        self.bytes += piece.len() as u64;
-        if self.bytes > self.limit {
-            return Err(BadBinary::TooLarge { limit: self.limit });
-        }
         self.hasher.update(piece);
-        Ok(self.file.write_all(piece).map_err(DiskError::at("write", self.unfinished.path()))?)
+        Ok(self.file.write(piece)?)
     }
 
     /// Verifies it, and puts it in place; what is wrong is removed.
@@ -142,12 +143,9 @@ impl Arriving {
         if found != expected {
             return Err(BadBinary::Checksum { expected, found });
         }
-        let at = self.unfinished.path().to_owned();
-        self.file.set_permissions(fs::Permissions::from_mode(0o755)).map_err(DiskError::at("make runnable", &at))?;
-        self.file.sync_all().map_err(DiskError::at("flush", &at))?;
-        drop(self.file);
+        self.file.make_runnable()?;
         let path = self.root.join(expected.to_string());
-        self.unfinished.finish(&path)?;
+        self.file.put(&path)?;
         Ok(path)
     }
 }

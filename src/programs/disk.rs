@@ -2,7 +2,8 @@
 //! Must not know what the files hold.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// What a name begins with while it is not whole yet; nothing with it is ever used.
@@ -72,6 +73,64 @@ impl Drop for Unfinished {
         if !self.done {
             remove_any(&self.path);
         }
+    }
+}
+
+/// A file that is being received: of bounded size, beside its place until whoever receives it says that it is right.
+#[derive(Debug)]
+pub struct Arriving {
+    unfinished: Unfinished,
+    file: File,
+    bytes: u64,
+    limit: u64,
+}
+
+/// Why a piece of it was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTaken {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error("it has more than {limit} bytes")]
+    TooLarge { limit: u64 },
+}
+
+impl Arriving {
+    /// Begins to receive a file of at most `limit` bytes that is to lie in a directory.
+    pub fn in_dir(dir: &Path, limit: u64) -> Result<Self, DiskError> {
+        let unfinished = Unfinished::beside(&dir.join("arriving"));
+        let file = File::create_new(unfinished.path()).map_err(DiskError::at("create", unfinished.path()))?;
+        Ok(Self { unfinished, file, bytes: 0, limit })
+    }
+
+    pub fn write(&mut self, piece: &[u8]) -> Result<(), NotTaken> {
+        self.bytes += piece.len() as u64;
+        if self.bytes > self.limit {
+            return Err(NotTaken::TooLarge { limit: self.limit });
+        }
+        Ok(self.file.write_all(piece).map_err(DiskError::at("write", self.unfinished.path()))?)
+    }
+
+    /// Where it lies while it is received: for a look at it before it is put in place.
+    pub fn path(&self) -> &Path {
+        self.unfinished.path()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Lets everybody read and run it.
+    pub fn make_runnable(&self) -> Result<(), DiskError> {
+        let may_run = fs::Permissions::from_mode(0o755);
+        self.file.set_permissions(may_run).map_err(DiskError::at("make runnable", self.unfinished.path()))
+    }
+
+    /// Flushes it and puts it in place; nobody has it open for writing then. Who receives it has verified it.
+    pub fn put(self, target: &Path) -> Result<(), DiskError> {
+        let Self { unfinished, file, .. } = self;
+        file.sync_all().map_err(DiskError::at("flush", unfinished.path()))?;
+        drop(file);
+        unfinished.finish(target)
     }
 }
 

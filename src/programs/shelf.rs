@@ -3,12 +3,11 @@
 //! Must not know which releases are in use: the caller says so.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::archive::{self, ArchiveError};
-use super::disk::{self, DiskError, UNFINISHED, Unfinished};
+use super::disk::{self, Arriving, DiskError, UNFINISHED, Unfinished};
 use super::tree::{BadEntry, LIMITS};
 use crate::domain::names::{ProgramName, Sha256};
 
@@ -43,9 +42,7 @@ impl Shelf {
     pub fn receive(&self, program: &ProgramName) -> Result<Incoming, DiskError> {
         let dir = self.root.join(program.as_str());
         fs::create_dir_all(&dir).map_err(DiskError::at("create", &dir))?;
-        let unfinished = Unfinished::beside(&dir.join("archive"));
-        let file = File::create_new(unfinished.path()).map_err(DiskError::at("create", unfinished.path()))?;
-        Ok(Incoming { dir, unfinished, file, bytes: 0 })
+        Ok(Incoming { file: Arriving::in_dir(&dir, LIMITS.bytes)?, dir })
     }
 
     /// Puts an archive file that lies elsewhere on this machine onto the shelf.
@@ -92,40 +89,34 @@ impl Shelf {
 #[derive(Debug)]
 pub struct Incoming {
     dir: PathBuf,
-    unfinished: Unfinished,
-    file: File,
-    bytes: u64,
+    file: Arriving,
 }
 
 impl Incoming {
     pub fn write(&mut self, chunk: &[u8]) -> Result<(), ArchiveError> {
-        self.bytes += chunk.len() as u64;
-        if self.bytes > LIMITS.bytes {
-            return Err(ArchiveError::TooLarge { limit: LIMITS.bytes });
-        }
-        Ok(self.file.write_all(chunk).map_err(DiskError::at("write", &self.dir))?)
+        Ok(self.file.write(chunk)?)
     }
 
     /// Where it lies while it is received: for a look at its manifest before it is put in place.
     pub fn path(&self) -> &Path {
-        self.unfinished.path()
+        self.file.path()
     }
 
     /// The SHA-256 of what was received.
     pub fn digest(&self) -> Result<Sha256, ArchiveError> {
-        archive::digest(self.unfinished.path(), &LIMITS)
+        archive::digest(self.path(), &LIMITS)
     }
 
     /// Verifies the archive, flushes it and puts it in place; a wrong one is removed.
     pub fn finish(self, expected: Sha256) -> Result<Held, ArchiveError> {
-        self.file.sync_all().map_err(DiskError::at("flush", self.unfinished.path()))?;
         let found = self.digest()?;
         if found != expected {
             return Err(ArchiveError::Checksum { expected, found });
         }
         let path = self.dir.join(format!("{expected}{SUFFIX}"));
-        self.unfinished.finish(&path)?;
-        Ok(Held { sha256: expected, path, bytes: self.bytes, since: SystemTime::now() })
+        let bytes = self.file.bytes();
+        self.file.put(&path)?;
+        Ok(Held { sha256: expected, path, bytes, since: SystemTime::now() })
     }
 }
 
