@@ -339,29 +339,6 @@ impl Sim {
         }
     }
 
-    /// A set that is over does not move any more.
-    pub fn count_sets(&mut self) -> Result<(), String> {
-        let Some(leader) = &self.leader else { return Ok(()) };
-        for (id, set) in leader.sets.iter().filter(|(_, set)| set.state.is_over()) {
-            match self.over.get(id) {
-                Some(state) if *state != set.state => return Err(format!("{id} moved after it was over")),
-                Some(_) => {}
-                None => {
-                    match set.state {
-                        RippleState::Upgraded => self.counts.sets += 1,
-                        RippleState::Undone => self.counts.sets_undone += 1,
-                        _ => self.counts.sets_failed += 1,
-                    }
-                    self.over.insert(id.clone(), set.state);
-                    if self.settings.log {
-                        println!("{:>9.3} {id} {:?} {:?}", self.now as f64 / 1_000.0, set.state, set.reason);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Programs that are out of service on a server together, and may be: members of one set.
     pub fn are_one_set(&self, server: usize) -> bool {
         let Some(leader) = &self.leader else { return true };

@@ -671,32 +671,35 @@ impl Sim {
         let term = leader.term().clone();
         self.counts.decisions += 1;
         self.count_ends()?;
-        self.count_sets()?;
         for send in sends {
             self.send(send, &term);
         }
         Ok(())
     }
 
-    /// A ripple that is over does not move any more.
+    /// A ripple or a set that is over does not move any more.
     fn count_ends(&mut self) -> Result<(), String> {
         let Some(leader) = &self.leader else { return Ok(()) };
-        for (id, ripple) in leader.ripples.iter().filter(|(_, ripple)| ripple.state.is_over()) {
+        let ripples = leader.ripples.iter().map(|(id, ripple)| (id, ripple.state, &ripple.reason, false));
+        let sets = leader.sets.iter().map(|(id, set)| (id, set.state, &set.reason, true));
+        for (id, state, reason, is_set) in ripples.chain(sets).filter(|(_, state, ..)| state.is_over()) {
             match self.over.get(id) {
-                Some(state) if *state != ripple.state => return Err(format!("{id} moved after it was over")),
-                Some(_) => {}
-                None => {
-                    match ripple.state {
-                        RippleState::Upgraded => self.counts.upgraded += 1,
-                        RippleState::Undone => self.counts.undone += 1,
-                        RippleState::Aborted => self.counts.aborted += 1,
-                        _ => self.counts.failed += 1,
-                    }
-                    self.over.insert(id.clone(), ripple.state);
-                    if self.settings.log {
-                        println!("{:>9.3} {id} {:?} {:?}", self.now as f64 / 1_000.0, ripple.state, ripple.reason);
-                    }
-                }
+                Some(before) if *before != state => return Err(format!("{id} moved after it was over")),
+                Some(_) => continue,
+                None => self.over.insert(id.clone(), state),
+            };
+            let count = match (is_set, state) {
+                (false, RippleState::Upgraded) => &mut self.counts.upgraded,
+                (false, RippleState::Undone) => &mut self.counts.undone,
+                (false, RippleState::Aborted) => &mut self.counts.aborted,
+                (false, _) => &mut self.counts.failed,
+                (true, RippleState::Upgraded) => &mut self.counts.sets,
+                (true, RippleState::Undone) => &mut self.counts.sets_undone,
+                (true, _) => &mut self.counts.sets_failed,
+            };
+            *count += 1;
+            if self.settings.log {
+                println!("{:>9.3} {id} {state:?} {reason:?}", self.now as f64 / 1_000.0);
             }
         }
         Ok(())

@@ -12,6 +12,12 @@ impl Change {
         matches!(self, Change::Gone { how: End::Idle, .. })
     }
 
+    /// Whether a list takes it in that others tell too. What its home has not heard of for long, and could not say in time, may
+    /// live elsewhere: it ends by itself. Until `patient_until` nobody could tell of it, and no silence counts.
+    pub fn counts(&self, now: WallMillis, patient_until: WallMillis) -> bool {
+        !(self.is_late_silence(now) || (now < patient_until && self.is_silence()))
+    }
+
     /// Whether it says so long after: the session may have gone on elsewhere, which nobody could say meanwhile either.
     pub fn is_late_silence(&self, now: WallMillis) -> bool {
         matches!(self, Change::Gone { how: End::Idle, at, .. } if now > at.saturating_add(TOLD_LATE))

@@ -24,6 +24,14 @@ pub struct Figures {
     pub forecast_ms: Option<u64>,
 }
 
+impl Figures {
+    /// How long a drain may take that waits for them, given how long its requests may and when it ends at the latest: the
+    /// longer of both counts. `None`: nothing tells.
+    pub fn drain_ms(&self, requests_ms: Option<u64>, deadline_ms: u64) -> Option<u64> {
+        requests_ms.max(self.forecast_ms.map(|forecast| forecast.min(deadline_ms)))
+    }
+}
+
 /// The session that has lasted longest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct OldestSession {
@@ -128,5 +136,16 @@ mod tests {
     fn the_last_of_many_takes_longer_than_one_but_not_as_much_longer_as_they_are_more() {
         let (one, thousand) = (last_of(1, 1_000), last_of(1_000, 1_000));
         assert!((1_000..1_100).contains(&one) && (7_400..7_600).contains(&thousand), "{one} {thousand}");
+    }
+
+    #[test]
+    fn a_drain_takes_as_long_as_its_requests_and_its_sessions_and_never_longer_for_them_than_the_deadline() {
+        let with = |forecast_ms| Figures { forecast_ms, ..Figures::default() };
+        assert_eq!(with(None).drain_ms(None, 500), None);
+        assert_eq!(with(None).drain_ms(Some(40), 500), Some(40));
+        assert_eq!(with(Some(300)).drain_ms(Some(40), 500), Some(300));
+        assert_eq!(with(Some(900)).drain_ms(None, 500), Some(500));
+        // The deadline is of sessions: requests are waited for beyond it.
+        assert_eq!(with(Some(900)).drain_ms(Some(700), 500), Some(700));
     }
 }

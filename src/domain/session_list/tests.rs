@@ -161,6 +161,10 @@ fn an_end_by_silence_that_is_told_late_is_known_as_such() {
     assert!(gone(End::Idle).is_silence() && !gone(End::Cleared).is_silence());
     assert!(!gone(End::Idle).is_late_silence(T + 1_000) && gone(End::Idle).is_late_silence(T + MINUTE));
     assert!(!gone(End::Cleared).is_late_silence(T + MINUTE));
+    let (patient, over) = (T + MINUTE, T);
+    assert!(gone(End::Idle).counts(T + 1_000, over) && !gone(End::Idle).counts(T + 1_000, patient));
+    assert!(!gone(End::Idle).counts(T + MINUTE, over));
+    assert!(gone(End::Cleared).counts(T + 1_000, patient) && gone(End::Cleared).counts(T + MINUTE, over));
 }
 
 #[test]

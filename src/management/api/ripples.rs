@@ -129,8 +129,7 @@ async fn expect_sessions(desk: &Desk, plan: &mut PlanView) -> Result<(), Problem
         let deadline = step.from.as_ref().and_then(|from| deadlines.get(from));
         let (Some(deadline), Some(figures)) = (deadline, figures.get(&step.server)) else { continue };
         step.sessions = figures.left;
-        let by_sessions = figures.forecast_ms.map(|forecast| forecast.min(*deadline));
-        step.expected_drain_ms = step.expected_drain_ms.max(by_sessions);
+        step.expected_drain_ms = figures.drain_ms(step.expected_drain_ms, *deadline);
     }
     Ok(())
 }

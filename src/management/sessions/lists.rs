@@ -130,15 +130,13 @@ impl Lists {
             return;
         }
         let bounds = Bounds { idle: idle_ms.saturating_add(IDLE_SLACK), ..self.bounds };
-        let is_patient = now < self.patient_until;
+        let patient_until = self.patient_until;
         let listed = self.listed(&program);
         if listed.list.bounds() != bounds {
             listed.list.set_bounds(bounds);
             listed.idle = Some(bounds.idle);
         }
-        // What its home has not heard of for long, and could not say in time, may live elsewhere: it ends here by itself.
-        let counts = |change: &&Change| !(change.is_late_silence(now) || (is_patient && change.is_silence()));
-        for change in changes.iter().filter(counts) {
+        for change in changes.iter().filter(|change| change.counts(now, patient_until)) {
             listed.list.apply(change);
             listed.changed.insert(id_of(change));
         }
