@@ -100,7 +100,7 @@ impl Default for Limits {
             pool_per_key: 1024,
             pool_total: 4096,
             linger: Duration::from_secs(2),
-            linger_bytes: 1024 * 1024,
+            linger_bytes: 16 * 1024 * 1024,
             continue_is_admission: false,
         }
     }

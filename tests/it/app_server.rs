@@ -117,7 +117,7 @@ async fn a_version_that_exits_at_once_is_taken_back_with_its_status_and_last_lin
 #[actix_rt::test]
 async fn a_version_that_never_becomes_healthy_is_taken_back() {
     let script = "import time\nprint('woe')\ntime.sleep(600)\n";
-    failing_upgrade(script, "[health]\nstart_timeout = '500ms'\n", "did not listen").await;
+    failing_upgrade(script, "[health]\nstart_timeout = '3s'\n", "did not listen").await;
 }
 
 #[actix_rt::test]
