@@ -143,7 +143,7 @@ impl Move<'_> {
             let earlier = if same { soak.before(&server) } else { of(here, &from) };
             old = if earlier.answers > old.answers { earlier } else { old };
         }
-        Some(judge::judge(&limits, &new, &old).after(self.now - since))
+        Some(judge::judge(&limits, &new, &old).after(self.now.saturating_sub(since)))
     }
 
     /// Where nobody else serves, what routers have held comes all at once when the gate opens: how long those answers take
