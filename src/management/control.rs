@@ -20,7 +20,7 @@ use crate::domain::server_list::{Server, ServerList};
 use crate::store::StoreError;
 use crate::wire::api::EventView;
 use crate::wire::components::digest;
-use crate::wire::messages::{ListStamp, Load, NodeRole, Registration, TagKeys};
+use crate::wire::messages::{ActiveThere, ListStamp, Load, NodeRole, Registration, TagKeys};
 
 /// How much management keeps at the most; see `[management.limits]`.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +74,8 @@ pub struct Node {
     pub load: Load,
     /// Of a router.
     pub held: Option<ListStamp>,
+    /// Of a router.
+    pub active: ActiveThere,
     /// Whether it has told what it holds, or that it holds nothing, since this management started.
     pub told_held: bool,
     /// Of how many sessions it has data that was not given here, as a server's heartbeat said.
@@ -314,6 +316,7 @@ impl Node {
             heard: None,
             load,
             held: None,
+            active: ActiveThere::new(),
             told_held: false,
             sessions_only_there: None,
         };

@@ -120,6 +120,7 @@ fn beat(control: &mut Control, name: &NodeName, run: &RunId, heartbeat: Heartbea
     let was_up = std::mem::replace(&mut node.up, true);
     (node.heard, node.load, node.held) = (Some(Instant::now()), heartbeat.load, heartbeat.held);
     (node.told_held, node.sessions_only_there) = (true, heartbeat.sessions_only_here);
+    node.active = heartbeat.active;
     if !was_up {
         node.since = jiff::Timestamp::now();
         control.event("node_up", format!("{name} is heard again"), About { node: Some(name), ..About::default() });

@@ -1,7 +1,7 @@
 //! Owns what routers are told: the Server List as they need it, its revisions, and who holds which.
 //! Must not know how a router chooses.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -130,11 +130,13 @@ impl Routers {
 
 fn build(control: &Control, stamp: ListStamp) -> RouterList {
     let list = &control.leader.list;
+    let mut through = through(control);
     let servers =
         control.nodes.iter().filter(|((role, _), _)| *role == NodeRole::AppServer).map(|((_, name), node)| {
             RouterServer { name: name.clone(), data: node.record.registration.data, up: node.up }
         });
     let programs = list.programs.keys().filter_map(|program| {
+        let mut through = through.remove(program).unwrap_or_default();
         let mut manifest = control.manifest(program)?.clone();
         let ripple = control.leader.under_way(program).and_then(|ripple| control.ripples.get(&ripple.plan.id));
         if let Some(hold) = ripple.and_then(|record| record.hold_ms) {
@@ -147,11 +149,12 @@ fn build(control: &Control, stamp: ListStamp) -> RouterList {
             // Of a server that has not been heard in this term it is only known what was wanted there: routers ask it
             // last, rather than not at all.
             let wanted = cell.desired.as_ref().and_then(|desired| desired.release.as_ref());
-            let (generation, release, active) = match &cell.observed {
-                Some(seen) => (seen.generation, seen.release.as_ref(), seen.active),
-                None if run.is_none() && wanted.is_some() => (Generation::default(), wanted, 0),
+            let (generation, release) = match &cell.observed {
+                Some(seen) => (seen.generation, seen.release.as_ref()),
+                None if run.is_none() && wanted.is_some() => (Generation::default(), wanted),
                 None => return None,
             };
+            let by_router = through.remove(server).unwrap_or_default();
             Some(RouterPlacement {
                 server: server.clone(),
                 run,
@@ -159,13 +162,33 @@ fn build(control: &Control, stamp: ListStamp) -> RouterList {
                 version: release.map(|release| release.version.clone()),
                 takes_requests: list.serves(program, server),
                 keeps_sessions: sticky && keeps_sessions(list, program, server),
-                active,
+                active: by_router.values().sum(),
+                by_router,
             })
         });
         Some(RouterProgram { manifest, placements: placements.collect(), forward })
     });
     let (servers, programs) = (servers.collect(), programs.collect());
     RouterList { stamp, since: None, servers, programs, removed: Vec::new() }
+}
+
+/// Of each placement the active requests by the router that they came through. Nothing while there is one router: it knows
+/// of its own, and need not hear of them each second.
+fn through(control: &Control) -> HashMap<&ProgramName, HashMap<&ServerName, BTreeMap<NodeName, u64>>> {
+    let routers = control.nodes.iter().filter(|((role, _), node)| *role == NodeRole::Router && node.up);
+    let mut through: HashMap<_, HashMap<_, BTreeMap<_, _>>> = HashMap::new();
+    if routers.clone().count() < 2 {
+        return through;
+    }
+    for ((_, router), node) in routers {
+        for (program, active) in &node.active {
+            let of = through.entry(program).or_default();
+            for (server, active) in active {
+                of.entry(server).or_default().insert(router.clone(), *active);
+            }
+        }
+    }
+    through
 }
 
 /// Whether sessions that are at home there are taken: it serves, although it may be about to close, or it drains and
@@ -193,7 +216,10 @@ fn forward(control: &Control, program: &ProgramName, manifest: &Manifest) -> Opt
 fn same(a: &RouterList, b: &RouterList) -> bool {
     let calm = |programs: &[RouterProgram]| {
         let mut programs = programs.to_vec();
-        programs.iter_mut().flat_map(|program| &mut program.placements).for_each(|placement| placement.active = 0);
+        programs.iter_mut().flat_map(|program| &mut program.placements).for_each(|placement| {
+            placement.active = 0;
+            placement.by_router.clear();
+        });
         programs
     };
     a.stamp.term == b.stamp.term && a.servers == b.servers && calm(&a.programs) == calm(&b.programs)
@@ -230,6 +256,7 @@ mod tests {
             takes_requests: true,
             keeps_sessions: false,
             active,
+            by_router: [(NodeName::new("router-1").unwrap(), active)].into(),
         };
         RouterProgram {
             manifest: manifest::parse("program.toml", &text).unwrap(),

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
 use super::hello::Hello;
+use super::lasting::Lasting;
 use super::list::{self, ListFile, Taken};
 use super::shared::Shared;
 use super::snapshot::Snapshot;
@@ -19,6 +20,9 @@ use crate::wire::messages::{Held, RouterList};
 
 /// Between the first probes of a server set aside; doubled up to `probe_interval`.
 const FIRST_PROBE: Duration = Duration::from_millis(50);
+
+/// Placements of which management is told how many of this router's requests last there.
+const PLACEMENTS_TOLD_MAX: usize = 10_000;
 
 /// A list is written at most so often that writing takes this part of the time: a large one that changes all the time
 /// would keep the machine busy with its file.
@@ -59,6 +63,7 @@ pub struct ListActor {
     settings: Settings,
     hello: Option<Hello>,
     saying: bool,
+    lasting: Lasting,
     /// Snapshots that were replaced and that a worker may have still.
     replaced: Vec<Arc<Snapshot>>,
     writing: Writing,
@@ -88,7 +93,16 @@ impl ListActor {
         let writing = Writing::Written { next: Instant::now() };
         let addr = Self::create(|ctx| {
             ctx.set_mailbox_capacity(settings.mailbox);
-            Self { shared: Arc::clone(&shared), file, settings, hello, saying: false, replaced: Vec::new(), writing }
+            Self {
+                shared: Arc::clone(&shared),
+                file,
+                settings,
+                hello,
+                saying: false,
+                lasting: Lasting::default(),
+                replaced: Vec::new(),
+                writing,
+            }
         });
         shared.probes_through(addr.clone().recipient());
         addr
@@ -158,7 +172,8 @@ impl ListActor {
         let Some(hello) = self.hello.clone().filter(|_| !self.saying) else { return };
         self.saying = true;
         let snapshot = Arc::clone(&*self.shared.snapshot());
-        let saying = async move { hello.say(&snapshot).await };
+        let active = self.lasting.look(snapshot.active_there(PLACEMENTS_TOLD_MAX));
+        let saying = async move { hello.say(&snapshot, active).await };
         ctx.spawn(saying.into_actor(self).map(|hello, actor, _| {
             actor.hello = Some(hello);
             actor.saying = false;

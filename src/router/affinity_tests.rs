@@ -42,7 +42,7 @@ fn shop(policy: SessionPolicy, versions: [&str; 3], forward: Option<(&str, u32)>
 
 /// The order in which a request of the session asks the servers.
 fn order(shop: &RouterProgram, tag: &HeldTag) -> String {
-    let setting = Setting { workers: 1, here: None };
+    let setting = Setting::sample(1);
     let snapshot =
         Snapshot::build(HeldList::whole(list(1, 1, std::slice::from_ref(shop))), &Snapshot::default(), &setting);
     let program = &snapshot.programs[0];

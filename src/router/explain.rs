@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn a_url_is_explained_by_rule_server_and_reason() {
         let held = HeldList::whole(list(1, 1, &[program("shop", &[("s1", false), ("s2", true)])]));
-        let snapshot = Snapshot::build(held, &Snapshot::default(), &Setting { workers: 1, here: None });
+        let snapshot = Snapshot::build(held, &Snapshot::default(), &Setting::sample(1));
         let said = explain(&snapshot, "http://any.example.com:8080/shop/cart?x=/mail", Instant::now()).unwrap();
         assert_eq!(said.rule.as_deref(), Some("route */shop"));
         assert_eq!(said.chosen.unwrap().as_str(), "s2");

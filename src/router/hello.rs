@@ -11,7 +11,7 @@ use crate::link::client::Client;
 use crate::link::identity::Identity;
 use crate::link::tag_keys::TagKeys;
 use crate::wire::envelope::MESSAGES_PATH;
-use crate::wire::messages::{Heartbeat, Load, NodeRole, Registration, Renewals, ToManagement, Welcome};
+use crate::wire::messages::{ActiveThere, Heartbeat, Load, NodeRole, Registration, Renewals, ToManagement, Welcome};
 
 /// How management is reached, and who tells it what.
 #[derive(Clone)]
@@ -29,12 +29,13 @@ pub struct Hello {
 }
 
 impl Hello {
-    /// Registers, or tells that it lives; and what to go on from the next time.
-    pub async fn say(mut self, snapshot: &Snapshot) -> Self {
+    /// Registers, or tells that it lives, and how many of its requests last at which placement; answers with what to go on
+    /// from the next time.
+    pub async fn say(mut self, snapshot: &Snapshot, active: ActiveThere) -> Self {
         if self.management.is_empty() {
             return self;
         }
-        let said = if self.registered { self.beat(snapshot).await } else { self.register().await };
+        let said = if self.registered { self.beat(snapshot, active).await } else { self.register().await };
         if let Err(why) = said {
             if self.registered {
                 info!(management = self.url(), why, "management is away; routing goes on");
@@ -60,7 +61,7 @@ impl Hello {
         Ok(())
     }
 
-    async fn beat(&mut self, snapshot: &Snapshot) -> Result<(), String> {
+    async fn beat(&mut self, snapshot: &Snapshot, active: ActiveThere) -> Result<(), String> {
         let load = Load { load_average: load_average(), active_requests: snapshot.active(), connections: 0 };
         let held = list::stamp(snapshot.list.as_ref());
         let (components, cpu_milli) = Default::default();
@@ -72,6 +73,7 @@ impl Hello {
             components,
             cpu_milli,
             sessions_only_here: None,
+            active,
         };
         let renewals: Renewals = self.post(ToManagement::Heartbeat(Box::new(beat))).await?;
         renewals.tag_keys.iter().for_each(|told| self.tag_keys.hear(told));

@@ -61,10 +61,10 @@ impl Scrape {
             for placement in &program.placements {
                 let labels =
                     vec![("program", program.name().to_string()), ("server", placement.server.name.to_string())];
-                active.insert(labels, placement.active());
+                active.insert(labels, placement.own.active.sum());
             }
         }
-        gauges(to, "neap_active_requests", "Active requests, as this router sees them", &active)?;
+        gauges(to, "neap_active_requests", "Active requests that came through this router", &active)?;
         let revision = snapshot.list.as_ref().map_or(0, |list| list.stamp.revision.0);
         let node = BTreeMap::from([(vec![("node", self.0.rules.identity.name.to_string())], revision)]);
         gauges(to, "neap_server_list_revision", "Revision of the Server List held", &node)?;

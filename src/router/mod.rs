@@ -18,6 +18,7 @@ mod hello;
 mod here;
 mod https;
 mod ids;
+mod lasting;
 mod ledger;
 mod line;
 mod list;

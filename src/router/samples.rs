@@ -61,6 +61,7 @@ pub fn program(name: &str, placements: &[(&str, bool)]) -> RouterProgram {
         takes_requests: *takes_requests,
         keeps_sessions: false,
         active: 0,
+        by_router: Default::default(),
     };
     RouterProgram { manifest: manifest(name), placements: placements.iter().map(placement).collect(), forward: None }
 }

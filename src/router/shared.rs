@@ -65,7 +65,7 @@ pub struct Shared {
 impl Shared {
     pub fn new(rules: Rules, workers: usize, here: Option<Arc<dyn Here>>) -> Arc<Self> {
         let at = here.as_ref().map(|here| (here.name().clone(), here.data()));
-        let setting = Setting { workers, here: at };
+        let setting = Setting { name: rules.identity.name.clone(), workers, here: at };
         Arc::new(Self {
             here,
             line: Line::default(),

@@ -1,6 +1,7 @@
 //! Owns the Server List as requests look at it: immutable, with the router's own view of each placement beside it.
 //! Must not know where lists come from, or how a request is sent.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
@@ -11,10 +12,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 
 use super::list::HeldList;
-use crate::domain::names::{Generation, ProgramName, RunId, ServerName};
+use crate::domain::names::{Generation, NodeName, ProgramName, RunId, ServerName};
 use crate::domain::program::Manifest;
 use crate::domain::routing::{Candidate, Fit, RouteTable, Standing};
-use crate::wire::messages::{Forward, RouterPlacement, RouterProgram, RouterServer};
+use crate::wire::messages::{ActiveThere, Forward, RouterPlacement, RouterProgram, RouterServer};
 
 /// A placement that the list says is open at the very generation that refused is asked first again after this: then it was
 /// not the gate that refused but an instance that took no connection, and that changes without a new generation.
@@ -35,10 +36,20 @@ pub struct Snapshot {
 /// What every snapshot of a router has in common.
 #[derive(Clone, Debug)]
 pub struct Setting {
+    /// This router's.
+    pub name: NodeName,
     /// Counted apart by each.
     pub workers: usize,
     /// The server in this very process, by its name and its data port: requests for it go straight to it.
     pub here: Option<(ServerName, SocketAddr)>,
+}
+
+#[cfg(test)]
+impl Setting {
+    /// Of the router "r1", without a server in its process.
+    pub fn sample(workers: usize) -> Self {
+        Self { name: NodeName::new("r1").unwrap(), workers, here: None }
+    }
 }
 
 /// A program and where it is placed.
@@ -54,7 +65,7 @@ pub struct Placement {
     pub listed: RouterPlacement,
     pub server: Arc<Server>,
     pub own: Arc<Own>,
-    /// Active requests there that came through other routers.
+    /// What this router goes by of the requests that others have there: its share of those that last.
     elsewhere: u64,
     /// Connections are pooled by it: the server's run, never the address alone (protocol P2c).
     pub pool_key: u64,
@@ -166,6 +177,22 @@ impl Snapshot {
         let placements = self.programs.iter().flat_map(|program| &program.placements);
         placements.map(|placement| placement.own.active.sum()).sum()
     }
+
+    /// This router's requests at each placement where it has any; at the busiest `most` of them.
+    pub fn active_there(&self, most: usize) -> ActiveThere {
+        let all = self.programs.iter().flat_map(|program| program.placements.iter().map(move |there| (program, there)));
+        let all = all.map(|(program, there)| (there.own.active.sum(), program.name(), &there.server.name));
+        let mut busy: Vec<_> = all.filter(|(active, ..)| *active > 0).collect();
+        if busy.len() > most {
+            busy.sort_by_key(|(active, ..)| Reverse(*active));
+            busy.truncate(most);
+        }
+        let mut told = ActiveThere::new();
+        for (active, program, server) in busy {
+            told.entry(program.clone()).or_default().insert(server.clone(), active);
+        }
+        told
+    }
 }
 
 impl Program {
@@ -179,14 +206,14 @@ impl Program {
             let own = old.and_then(|old| old.placements.iter().find(|old| old.listed.server == cell.server));
             let own = own.map_or_else(|| Arc::new(Own::new(setting.workers)), |old| Arc::clone(&old.own));
             // A placement on a server whose address is not known cannot be asked.
-            Some(Placement::build(cell, Arc::clone(servers.get(&cell.server)?), own))
+            Some(Placement::build(cell, Arc::clone(servers.get(&cell.server)?), own, &setting.name))
         });
         Self { placements: placements.collect(), listed: Arc::clone(listed) }
     }
 
-    /// Whether it would be built just so again. With requests under way the loads are another matter each time.
+    /// Whether it would be built just so again.
     fn is_still(&self, listed: &Arc<RouterProgram>) -> bool {
-        Arc::ptr_eq(&self.listed, listed) && listed.placements.iter().all(|placement| placement.active == 0)
+        Arc::ptr_eq(&self.listed, listed)
     }
 
     fn has_rules_of(&self, other: &Self) -> bool {
@@ -237,8 +264,12 @@ impl Own {
 }
 
 impl Placement {
-    fn build(listed: &RouterPlacement, server: Arc<Server>, own: Arc<Own>) -> Self {
-        let elsewhere = listed.active.saturating_sub(own.active.sum());
+    fn build(listed: &RouterPlacement, server: Arc<Server>, own: Arc<Own>, router: &NodeName) -> Self {
+        // Not what the server has less this router's own: the two are of different moments, and what they differ by would
+        // be taken for load until the next list, at a server that has room. And not all of the others': each of them sees
+        // the same, and if each made up for the whole of it, together they would for as many times as they are.
+        let others = listed.by_router.iter().filter(|(name, _)| *name != router).map(|(_, active)| active);
+        let elsewhere = others.clone().sum::<u64>() / (others.count() as u64 + 1);
         let mut hasher = DefaultHasher::new();
         (&server.name, server.data, &listed.run).hash(&mut hasher);
         // The upper half is for instances of the server that is here.
@@ -262,7 +293,7 @@ impl Placement {
         }
     }
 
-    /// Active requests there: what others have, and what this router has now.
+    /// Active requests there, as far as this router goes by them: its own now, and its share of what others keep there.
     pub fn active(&self) -> u64 {
         self.elsewhere + self.own.active.sum()
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::figures::Figures;
 pub use crate::domain::ledger::{Counts, LedgerCut, LedgerEntry, LedgerFailure};
 use crate::domain::names::{
-    Generation, OperationId, ProgramName, Release, Revision, RunId, ServerName, Sha256, Term, Version,
+    Generation, NodeName, OperationId, ProgramName, Release, Revision, RunId, ServerName, Sha256, Term, Version,
 };
 use crate::domain::placement::{Command, Refusal, Work, Worked};
 use crate::domain::program::Manifest;
@@ -220,7 +220,13 @@ pub struct Heartbeat {
     /// Of a server: of how many sessions it has data that management has not got. `None`: it does not tell.
     #[serde(default)]
     pub sessions_only_here: Option<u64>,
+    /// Of a router.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub active: ActiveThere,
 }
+
+/// A router's active requests at each placement that have been there for some seconds: others go by them.
+pub type ActiveThere = BTreeMap<ProgramName, BTreeMap<ServerName, u64>>;
 
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Load {
@@ -322,8 +328,12 @@ pub struct RouterPlacement {
     /// Takes requests of sessions that are at home there, also while it takes no others.
     #[serde(default)]
     pub keeps_sessions: bool,
-    /// Active requests there, all routers', when last heard.
+    /// Active requests there that last, all routers'. A router of the release before goes by it.
     pub active: u64,
+    /// Those of each router, as it told last; empty where there are not several. A router goes by the others': of its own it
+    /// knows better, and what is told of them is of another moment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub by_router: BTreeMap<NodeName, u64>,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

@@ -97,6 +97,7 @@ impl Handler<Beat> for Server {
                 components,
                 cpu_milli,
                 sessions_only_here,
+                active: Default::default(),
             })
         })
     }

@@ -153,6 +153,7 @@ impl FakeServer {
             components,
             cpu_milli: Default::default(),
             sessions_only_here: None,
+            active: Default::default(),
         })))
     }
 

@@ -1,9 +1,9 @@
+use std::collections::BTreeMap;
+
 use super::super::list::{Taken, take};
 use super::super::samples::{list, program};
 use super::*;
 use crate::wire::messages::RouterList;
-
-const SETTING: Setting = Setting { workers: 2, here: None };
 
 fn built(programs: &[RouterProgram], before: &Snapshot) -> Snapshot {
     built_of(list(1, 1, programs), before)
@@ -12,7 +12,7 @@ fn built(programs: &[RouterProgram], before: &Snapshot) -> Snapshot {
 /// As the actor does it: from what is held.
 fn built_of(came: RouterList, before: &Snapshot) -> Snapshot {
     let Taken::New(list) = take(before.list.as_ref(), came) else { panic!("not taken") };
-    Snapshot::build(list, before, &SETTING)
+    Snapshot::build(list, before, &Setting::sample(2))
 }
 
 fn run(name: &str) -> RunId {
@@ -70,17 +70,46 @@ fn a_refusal_older_than_the_list_closes_nothing() {
     assert_eq!(standing(&one, 0, now), Standing::First);
 }
 
+fn told(by: &[(&str, u64)]) -> BTreeMap<NodeName, u64> {
+    by.iter().map(|(router, active)| (NodeName::new(router).unwrap(), *active)).collect()
+}
+
 #[test]
-fn own_requests_are_not_counted_twice() {
+fn own_requests_count_as_they_are_now_whatever_was_told_of_them_and_a_share_of_what_others_keep_there() {
     let mut shop = program("shop", &[("s1", true)]);
     let one = built(&[shop.clone()], &Snapshot::default());
+    let active = |snapshot: &Snapshot| snapshot.programs[0].placements[0].active();
     let own = &one.programs[0].placements[0].own.active;
     (0..4).for_each(|n| own.add(n % 2));
-    shop.placements[0].active = 10;
+    // What is told of this router is of a moment when it had more, or fewer, than when the list comes.
+    for own_told in [0, 3, 9] {
+        (shop.placements[0].active, shop.placements[0].by_router) = (own_told, told(&[("r1", own_told)]));
+        assert_eq!(active(&built(&[shop.clone()], &one)), 4);
+    }
+    shop.placements[0].by_router = told(&[("r0", 2), ("r1", 9), ("r2", 4)]);
     let two = built(&[shop], &one);
-    assert_eq!((two.programs[0].placements[0].active(), two.active()), (10, 4));
+    assert_eq!((active(&two), two.active()), (4 + 6 / 3, 4));
     [0, 0, 1].into_iter().for_each(|worker| own.take(worker));
-    assert_eq!(two.programs[0].placements[0].active(), 7);
+    assert_eq!(active(&two), 1 + 6 / 3);
+}
+
+#[test]
+fn management_is_told_where_this_router_has_requests_and_of_many_placements_the_busiest() {
+    let (shop, mail) = (program("shop", &[("s1", true), ("s2", true)]), program("mail", &[("s1", true)]));
+    let one = built(&[shop, mail], &Snapshot::default());
+    assert!(one.active_there(9).is_empty());
+    let own = |program: usize, place: usize| &one.programs[program].placements[place].own.active;
+    own(0, 0).add(0);
+    (0..3).for_each(|_| own(1, 1).add(1));
+    let shown = |most| {
+        let told = one
+            .active_there(most)
+            .into_iter()
+            .flat_map(|(program, at)| at.into_iter().map(move |at| (program.clone(), at)));
+        told.map(|(program, (server, active))| format!("{program} {server} {active}")).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(9), ["mail s1 1", "shop s2 3"]);
+    assert_eq!(shown(1), ["shop s2 3"]);
 }
 
 #[test]
@@ -116,11 +145,8 @@ fn what_two_lists_have_alike_is_shared_and_what_is_loaded_or_moved_is_not() {
     down.servers[0].up = false;
     assert_eq!(shared(&built_of(down, &one)), (vec![false, false], true));
     let mut loaded = mail.clone();
-    loaded.placements[0].active = 3;
-    let two = built(&[shop.clone(), loaded.clone()], &one);
-    let three = built(&[shop, loaded], &two);
-    assert!(!Arc::ptr_eq(&two.programs[0], &three.programs[0]), "its load elsewhere is another each time");
-    assert!(Arc::ptr_eq(&two.programs[1], &three.programs[1]));
+    loaded.placements[0].by_router = told(&[("r2", 3)]);
+    assert_eq!(shared(&built(&[shop, loaded], &one)), (vec![false, true], true));
 }
 
 #[test]
@@ -153,7 +179,8 @@ fn a_mark_that_a_newer_list_moved_past_is_forgotten_and_a_newer_mark_is_not() {
 
 #[test]
 fn only_the_server_of_this_process_by_name_and_address_is_here() {
-    let setting = Setting { here: Some((ServerName::new("s1").unwrap(), ([127, 0, 0, 1], 1).into())), ..SETTING };
+    let setting =
+        Setting { here: Some((ServerName::new("s1").unwrap(), ([127, 0, 0, 1], 1).into())), ..Setting::sample(2) };
     let held = |came| super::super::list::HeldList::whole(came);
     let here = |came| {
         let snapshot = Snapshot::build(held(came), &Snapshot::default(), &setting);

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
-use super::support::{Does, Server, Under, ask, config, field, get, list, until};
+use super::support::{Does, Server, Under, ask, busy, config, field, get, list, until};
 
 /// How the server in this process takes the next request; the last goes on for ever.
 #[derive(Clone, Copy)]
@@ -197,7 +197,7 @@ async fn under(dir: &Path, local: &Arc<Local>, others: &[&Server]) -> Under {
     let servers: Vec<&Server> = std::iter::once(&here).chain(others.iter().copied()).collect();
     let mut list = list(1, &servers);
     list.servers[0].data = local.data;
-    list.programs[0].placements[1..].iter_mut().for_each(|placement| placement.active = 9);
+    list.programs[0].placements[1..].iter_mut().for_each(busy);
     under.tell(list).await;
     under
 }

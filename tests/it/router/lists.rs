@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
-use neap::wire::messages::{Held, RouteExplained, ToManagement, ToRouter};
+use neap::wire::messages::{Heartbeat, Held, RouteExplained, ToManagement, ToRouter};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 use super::support::{Does, Server, Under, ask, config, get, list, stamp, until};
 
@@ -93,6 +94,36 @@ async fn a_router_registers_again_when_management_does_not_know_it() {
         heard.iter().any(|m| matches!(m, ToManagement::Heartbeat(beat) if beat.held == Some(stamp(7)))),
         "{heard:?}"
     );
+    under.router.stop().await;
+}
+
+#[actix::test]
+async fn a_router_tells_management_where_requests_of_its_own_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = config(dir.path());
+    config.management = vec![format!("http://{}", listener.local_addr().unwrap())];
+    let heard = Arc::<Mutex<Vec<ToManagement>>>::default();
+    actix::spawn(management(listener, heard.clone()));
+    let under = Under::test(config).await;
+    let go = Arc::new(Notify::new());
+    let a = Server::start("a", Does::Waits(go.clone())).await;
+    under.tell(list(7, &[&a])).await;
+    let told = |has: &str| {
+        let has = has.to_owned();
+        let heard = heard.clone();
+        move || {
+            let shown = |beat: &Heartbeat| serde_json::to_string(&beat.active).unwrap();
+            let heard = heard.lock().unwrap();
+            matches!(heard.last(), Some(ToManagement::Heartbeat(beat)) if shown(beat) == has)
+        }
+    };
+    until("it tells that there are none", told("{}")).await;
+    let asked = actix::spawn(get(under.http(), "/shop"));
+    until("it tells of the one", told(r#"{"shop":{"a":1}}"#)).await;
+    go.notify_one();
+    assert_eq!(asked.await.unwrap().body, "a");
+    until("it tells that there are none again", told("{}")).await;
     under.router.stop().await;
 }
 

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use super::support::{Does, Reply, Server, Under, ask, field, get, list, until};
+use super::support::{Does, Reply, Server, Under, ask, busy, field, get, list, until};
 
 fn post(body: &str) -> String {
     let length = body.len();
@@ -28,7 +28,7 @@ async fn a_refused_post_is_sent_to_another_server_whole_and_once() {
     let (a, b) = (Server::start("a", Does::Refuses(1)).await, Server::start("b", Does::Serves).await);
     // As if busy: so that the one that refuses is first.
     let mut shop = list(1, &[&a, &b]);
-    shop.programs[0].placements[1].active = 9;
+    busy(&mut shop.programs[0].placements[1]);
     let under = Under::with(dir.path(), shop).await;
     let small = ask(under.http(), &post("order 1")).await;
     assert_eq!((small.status, small.body.as_str()), (200, "b"));
@@ -53,7 +53,7 @@ async fn a_server_that_refused_though_listed_open_is_asked_last_until_something_
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (Server::start("a", Does::Refuses(2)).await, Server::start("b", Does::Serves).await);
     let mut shop = list(1, &[&a, &b]);
-    shop.programs[0].placements[1].active = 9;
+    busy(&mut shop.programs[0].placements[1]);
     let under = Under::with(dir.path(), shop.clone()).await;
     for _ in 0..5 {
         assert_eq!(get(under.http(), "/shop").await.body, "b");
@@ -199,7 +199,7 @@ async fn a_server_that_cannot_be_reached_is_set_aside_probed_and_taken_back() {
     let b = Server::start("b", Does::Serves).await;
     let mut shop = list(1, &[&gone, &b]);
     shop.servers[0].data = dead;
-    shop.programs[0].placements[1].active = 9;
+    busy(&mut shop.programs[0].placements[1]);
     let under = Under::with(dir.path(), shop).await;
     for _ in 0..3 {
         assert_eq!(get(under.http(), "/shop").await.body, "b");

@@ -259,6 +259,11 @@ pub fn stamp(revision: u64) -> ListStamp {
     ListStamp { term, revision: Revision(revision) }
 }
 
+/// As if another router had many requests there, so that it is asked after others.
+pub fn busy(placement: &mut RouterPlacement) {
+    placement.by_router.insert(NodeName::new("another").unwrap(), 9);
+}
+
 /// The program "shop" at `*/shop`, open at generation 1 on every server.
 pub fn list(revision: u64, servers: &[&Server]) -> RouterList {
     let named = |server: &Server| NodeName::new(&server.name).unwrap();
@@ -270,6 +275,7 @@ pub fn list(revision: u64, servers: &[&Server]) -> RouterList {
         takes_requests: true,
         keeps_sessions: false,
         active: 0,
+        by_router: Default::default(),
     };
     let text = "name = \"shop\"\nversion = \"1.0\"\nroutes = [\"*/shop\"]\n[static]\nroot = \"public\"\n";
     let manifest = manifest::parse("program.toml", text).unwrap();

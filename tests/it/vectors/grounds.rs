@@ -93,6 +93,7 @@ fn list(to: SocketAddr, run: &RunId) -> RouterList {
         takes_requests: true,
         keeps_sessions: false,
         active: 0,
+        by_router: Default::default(),
     };
     let program = |name: &str, routes: &str| {
         let text = format!(
