@@ -2,7 +2,7 @@
 //! slots, and is turned away where none is free. Its start and its stop take as long as they are told to, so that both are
 //! known. Run as `service SLOTS SLEEP_MS START_MS STOP_MS DIR`, with PORT in its environment.
 //!
-//! It notes in `DIR/answers-PID`, by the machine's monotonic clock: how many answers it has given, ten times a second; when
+//! It notes in `DIR/answers-PID`, by the machine's monotonic clock: how many answers it has given, fifty times a second; when
 //! it began, listened, was asked for the first time, answered the last time, was told to end, and ended.
 
 use std::fs::File;
@@ -121,7 +121,7 @@ fn main() -> std::io::Result<()> {
             std::thread::spawn(move || service.serve(stream));
         }
     });
-    woken.set_read_timeout(Some(Duration::from_millis(100)))?;
+    woken.set_read_timeout(Some(Duration::from_millis(20)))?;
     while TOLD_AT.load(SeqCst) == 0 {
         service.note("at", now());
         let _ = woken.read(&mut [0]);

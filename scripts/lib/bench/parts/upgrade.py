@@ -15,6 +15,7 @@ The machine has to be able to drive the load, or the figures are void: see --sle
 Ends with 0 when everything was measured, whether or not the goals hold.
 """
 
+import bisect
 import collections
 import math
 import os
@@ -208,13 +209,18 @@ def busy():
 
 def rate(notes, begun, ended):
     """Answers a second between two moments, over all instances."""
-    answers = 0
-    for noted in notes.values():
-        inside = [count for what, at, count in noted if begun <= at <= ended and what != "last"]
-        before = [count for what, at, count in noted if at < begun and what != "last"]
-        if inside:
-            answers += max(inside) - (max(before) if before else 0)
+    answers = sum(answered(noted, ended) - answered(noted, begun) for noted in notes.values())
     return answers / (ended - begun)
+
+
+def answered(noted, moment):
+    """How many answers an instance had given then: between two notes, as if they had come evenly."""
+    counts = sorted((at, count) for what, at, count in noted if what != "last")
+    after = bisect.bisect_right(counts, moment, key=lambda count: count[0])
+    if after == 0:
+        return 0
+    (before_at, before), (at, count) = counts[after - 1], counts[min(after, len(counts) - 1)]
+    return before + (count - before) * ((moment - before_at) / (at - before_at) if at > before_at else 0)
 
 
 def told(measured, cluster, busy, driven):
