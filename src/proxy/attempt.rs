@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::answer::Answer;
 use super::body::Framing;
@@ -19,6 +19,13 @@ use super::pool::Use;
 use super::tunnel;
 use super::upload::End;
 use super::writer::HeadWriter;
+
+/// The window for what comes from a target within this machine and its client does not take yet; what the kernel begins with.
+/// Without a bound it lets windows grow to megabytes (`tcp_rmem`), for each client that reads slowly, until the connections of
+/// others find no memory.
+const NEAR_BYTES: u32 = 64 * 1024;
+/// The same, from another machine: a gigabit a second on one connection at a round trip of one millisecond.
+const FAR_BYTES: u32 = 128 * 1024;
 
 /// What came of an attempt.
 pub(super) enum Attempted {
@@ -97,7 +104,9 @@ fn no_response<R: Attempts>(x: &mut Exchange<'_, '_, R>, why: &str) -> Attempted
 }
 
 async fn connect<R: Attempts>(x: &Exchange<'_, '_, R>, target: &Target) -> io::Result<TcpStream> {
-    let stream = tokio::time::timeout(x.worker.limits.connect_timeout, TcpStream::connect(target.addr)).await??;
+    let socket = if target.addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    let _ = socket.set_recv_buffer_size(if target.addr.ip().is_loopback() { NEAR_BYTES } else { FAR_BYTES });
+    let stream = tokio::time::timeout(x.worker.limits.connect_timeout, socket.connect(target.addr)).await??;
     stream.set_nodelay(true)?;
     watch_peer(&stream);
     Ok(stream)

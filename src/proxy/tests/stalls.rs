@@ -2,6 +2,7 @@
 
 use super::support::*;
 use crate::proxy::Limits;
+use std::io::Write;
 use std::net::Shutdown;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -37,6 +38,30 @@ fn deaf() -> (Upstream, Sender<()>, Receiver<&'static str>) {
 fn fill(client: &mut Peer) {
     client.stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
     while client.try_send(&[b'b'; 65536]) {}
+}
+
+#[test]
+fn an_answer_that_its_client_does_not_take_fills_little_of_the_kernels_memory() {
+    // Slow readers by the thousand must not take all the memory that the kernel has for connections: those of others
+    // would stand still.
+    let (say, said) = channel();
+    let upstream = Upstream::start(move |peer, _| {
+        peer.head();
+        rustix::net::sockopt::set_socket_send_buffer_size(&peer.stream, 32 * 1024).unwrap();
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n");
+        peer.stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+        let mut taken = 0;
+        while let Ok(written @ 1..) = (&peer.stream).write(&[b'a'; 4096]) {
+            taken += written;
+        }
+        say.send(taken).unwrap();
+    });
+    let server_hop = Proxy::with(Script::to([target(upstream.addr)]), Limits::of_data_port());
+    let proxy = Proxy::start(Script::to([server(server_hop.addr)]));
+    let mut client = proxy.connect();
+    client.send(get("/"));
+    let taken = said.recv_timeout(DEADLINE).unwrap();
+    assert!(taken < 1 << 20, "{taken} bytes wait");
 }
 
 #[test]

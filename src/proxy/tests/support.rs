@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::proxy::*;
 
-const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// What the role heard, as text, one line an event.
 #[derive(Clone, Default)]
