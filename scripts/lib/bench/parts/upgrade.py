@@ -17,6 +17,7 @@ Ends with 0 when everything was measured, whether or not the goals hold.
 
 import bisect
 import collections
+import itertools
 import math
 import os
 import pathlib
@@ -40,7 +41,7 @@ ARRIVALS = OFFERED * SERVERS * SLOTS
 REACHABLE = ARRIVALS / math.ceil(ARRIVALS)
 # Of what can be reached, what the programs have to answer in their steady state for the figures to count.
 DRIVEN = 0.95
-# Connections that each program's load is sent over: it has at most so many requests under way.
+# Connections that each program's load is sent over, all routers' together: it has at most so many requests under way.
 CONNECTIONS = 64
 KINDS = {"quiesce": ["--strategy", "quiesce"], "overlap": ["--strategy", "overlap"], "server": ["--scope", "server"]}
 # What a process is, by a word of its command line.
@@ -52,6 +53,7 @@ def options(parser):
     parser.add_argument("--sleep-ms", type=int, default=SLEEP_MS, metavar="N", help=f"that a request takes in its slot ({SLEEP_MS})")
     parser.add_argument("--start-ms", type=int, default=START_MS, metavar="N", help=f"that a program takes to start ({START_MS})")
     parser.add_argument("--stop-ms", type=int, default=STOP_MS, metavar="N", help=f"that a program takes to stop ({STOP_MS})")
+    parser.add_argument("--routers", type=int, default=1, metavar="N", help="that share each program's load (1)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="upgrades of each kind (5: 20 steps, of which medians are)")
     parser.add_argument("--quick", action="store_true", help="one upgrade of each kind: whether it works, no figures")
 
@@ -81,7 +83,7 @@ def run(args):
 
 
 class Cluster:
-    """Four servers, a router and management, ten programs, and a load at each."""
+    """Four servers, routers and management, ten programs, and a load at each."""
 
     def __init__(self, place, binary, args):
         self.place, self.binary, self.args, self.version = place, binary, args, 0
@@ -93,9 +95,12 @@ class Cluster:
     def start(self):
         self.management = self.neap.management("management")
         at = {"cluster.management": f'["http://127.0.0.1:{self.management}"]'}
-        self.http, control = self.place.port(), self.place.port()
-        router = {"router.http": f"127.0.0.1:{self.http}", "router.control": f"127.0.0.1:{control}", **at}
-        nodes = [(self.neap.node("router", "router", router, None, self.http), "router")]
+        doors, nodes = [], []
+        for number in range(self.args.routers):
+            http, control = self.place.port(), self.place.port()
+            router = {"router.http": f"127.0.0.1:{http}", "router.control": f"127.0.0.1:{control}", **at}
+            nodes.append((self.neap.node(f"router-{number}", "router", router, None, http), "router"))
+            doors.append(http)
         for number in range(SERVERS):
             data, control = self.place.port(), self.place.port()
             ports = [self.place.port() for _ in range(2 * PROGRAMS + 4)]
@@ -110,12 +115,12 @@ class Cluster:
             self.neap.await_up(self.management, process, role)
         for program in range(PROGRAMS):
             self.deploy(f"p{program}", "0", [])
-        rate = OFFERED * SERVERS * SLOTS * 1000 / self.sleep_ms
-        for program in range(PROGRAMS):
-            url = f"http://127.0.0.1:{self.http}/p{program}/"
+        rate = OFFERED * SERVERS * SLOTS * 1000 / self.sleep_ms / len(doors)
+        for program, http in itertools.product(range(PROGRAMS), doors):
+            url = f"http://127.0.0.1:{http}/p{program}/"
             argv = [self.binary, "traffic", url, "--raw", "--rate", f"{rate:.1f}", "--duration", "24h"]
-            argv += ["--connections", str(CONNECTIONS)]
-            self.offers.append(self.place.start(f"traffic-{program}", argv))
+            argv += ["--connections", str(CONNECTIONS // len(doors))]
+            self.offers.append(self.place.start(f"traffic-{program}-{http}", argv))
         time.sleep(STEADY_S)
 
     def release(self, program, version):
@@ -225,6 +230,8 @@ def answered(noted, moment):
 
 def told(measured, cluster, busy, driven):
     shape = f"{SERVERS} servers × {PROGRAMS} programs, {SLOTS} slots × {cluster.sleep_ms} ms, offered {OFFERED}"
+    if cluster.args.routers > 1:
+        shape += f", {cluster.args.routers} routers"
     counts = driven >= DRIVEN
     yield results.Result("steady: answered, of what can be", driven, DRIVEN, most=False, detail=f"cores busy: {busy}")
     for kind, rounds in measured.items():
