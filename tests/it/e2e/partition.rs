@@ -1,6 +1,8 @@
-//! Routers and servers that do not hear management, and go on with what they know.
+//! Routers and servers that do not hear management, and go on with what they know; and what routers hear of each other by it.
 
-use neap::wire::api::{NodeState, StepState};
+use std::ops::RangeInclusive;
+
+use neap::wire::api::{NodeState, RouteTest, StepState};
 
 use crate::support::cluster::{Cluster, MANAGEMENT, Shape};
 use crate::support::load::{Lane, Load, brief, letters};
@@ -62,6 +64,28 @@ fn cut_off(cluster: &mut Cluster) -> Wire {
         if router.state == NodeState::Down { Ok(()) } else { Err(format!("{router:?}")) }
     });
     wire
+}
+
+#[test]
+fn a_router_hears_of_requests_that_stay_where_another_sent_them_and_not_of_those_that_end() {
+    let cluster = Cluster::shaped(Shape { routers: 2, ..Shape::default() });
+    cluster.deploy(&shop("1.0.0"));
+    let load = Load::start(&cluster, vec![Lane::to("shop", 60.0, brief()).by_router(2)]);
+    let servers = cluster.placements("shop").unwrap().len();
+    let held: Vec<_> = (0..3 * servers).map(|_| cluster.get_beside_by(2, "/shop/slow?ms=12000")).collect();
+    // The first router is asked. There are two: its share of the three or so at each server is a half.
+    let goes_by = |active: RangeInclusive<u64>| {
+        let test: RouteTest = cluster.ask("routes/test?url=http://any.example.com/shop/")?;
+        let right =
+            test.candidates.len() == servers && test.candidates.iter().all(|at| active.contains(&at.active_requests));
+        if right { Ok(()) } else { Err(format!("{test:?}")) }
+    };
+    until("the first router goes by those that stay", SOON, || goes_by(1..=2));
+    for held in held {
+        assert_eq!(held.join().unwrap().unwrap().status, 200);
+    }
+    until("the first router hears that they have ended", SOON, || goes_by(0..=0));
+    load.finish().nothing_lost(&cluster);
 }
 
 #[test]

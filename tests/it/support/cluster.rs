@@ -317,7 +317,12 @@ impl Cluster {
 
     /// The same, beside the test.
     pub fn get_beside(&self, path: &str) -> std::thread::JoinHandle<Result<Answer, String>> {
-        let (address, head) = (self.block.at(11, HTTP_PORT), format!("GET {path}"));
+        self.get_beside_by(1, path)
+    }
+
+    /// The same, through the router of that number.
+    pub fn get_beside_by(&self, router: u8, path: &str) -> std::thread::JoinHandle<Result<Answer, String>> {
+        let (address, head) = (self.block.at(10 + router, HTTP_PORT), format!("GET {path}"));
         std::thread::spawn(move || http::ask(address, &head, b"", Duration::from_secs(60)))
     }
 
