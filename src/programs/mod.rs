@@ -4,6 +4,7 @@
 
 pub mod adopt;
 pub mod archive;
+pub mod aside;
 pub mod binaries;
 pub mod command;
 pub mod disk;

@@ -16,6 +16,7 @@ use crate::app_server::records;
 use crate::domain::names::{ProgramName, Release, Sha256};
 use crate::domain::program::Manifest;
 use crate::link::client::{Client, LinkError};
+use crate::programs::aside::aside;
 use crate::programs::instance;
 use crate::programs::prepare::{self, PrepareError};
 use crate::programs::shelf::Shelf;
@@ -222,7 +223,8 @@ impl Preparer {
         self.client.fetch(url, &mut file, self.release_size).await?;
         file.sync_all().await.map_err(Trouble::lasting)?;
         let (rooms, shelf, program) = (self.machine.rooms().clone(), self.shelf.clone(), program.clone());
-        let unpacking = tokio::task::spawn_blocking(move || {
+        // Nobody's request waits for it.
+        let unpacking = aside("unpack", move || {
             let held = incoming.finish(sha256).map_err(Trouble::lasting)?;
             let dir = rooms.unpack(&program, sha256, &held.path).map_err(Trouble::lasting)?;
             // The archive has done its part; management has it.
