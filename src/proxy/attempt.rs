@@ -17,7 +17,7 @@ use super::handler::{AttemptFailure, Attempts, Failure, Outcome, Target};
 use super::inbound::{keep_little_unsent, watch_peer};
 use super::pool::Use;
 use super::tunnel;
-use super::upload::End;
+use super::upload::{End, UNSENT_BYTES};
 use super::writer::HeadWriter;
 
 /// The window for what comes from a target within this machine and its client does not take yet; what the kernel begins with.
@@ -185,7 +185,7 @@ async fn carry_tunnel<R: Attempts>(
     let passed = tunnel::Passed::default();
     watch_peer(x.client.inbound.reader.tcp());
     x.client.outbound.keep_little_unsent();
-    keep_little_unsent(&stream);
+    keep_little_unsent(&stream, UNSENT_BYTES);
     let Exchange { client, live, worker, .. } = x;
     let cut = |cx: &mut std::task::Context<'_>| live.role().poll_cut(cx);
     let times = (worker.limits.half_closed, worker.limits.write_idle);

@@ -16,7 +16,7 @@ use super::splice::{LEAST_BYTES, Passed, Pipe};
 const COPIED_BYTES: usize = 4 * 1024;
 
 /// A body beyond this is not to fill the kernel's buffers where its client is slow.
-pub(super) const LARGE_BYTES: u64 = 48 * 1024;
+const LARGE_BYTES: u64 = 48 * 1024;
 
 /// Why no head came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,8 +22,8 @@ use super::stream::{Reader, Stream, Writer};
 
 /// A peer that takes less in all the time it has has stopped reading, or wants to hold what it has.
 const LEAST_TAKEN: u64 = 1024;
-/// Bytes that the kernel keeps beyond those that are on their way.
-const UNSENT_BYTES: u32 = 32 * 1024;
+/// Bytes of an answer that the kernel keeps beyond those that are on their way. Of many clients each may read slowly.
+const UNSENT_BYTES: u32 = 64 * 1024;
 /// Asks for the bytes that wait in a connection's send buffer.
 const SIOCOUTQ: ioctl::Opcode = 0x5411;
 
@@ -56,8 +56,8 @@ pub(super) fn watch_peer(stream: &TcpStream) {
 
 /// Keeps no more in the kernel than a peer is about to take, where much is sent: a peer that takes nothing would else cost
 /// megabytes, and that it takes little would not show for minutes. A failure costs only that.
-pub(super) fn keep_little_unsent(stream: &TcpStream) {
-    let _ = SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES);
+pub(super) fn keep_little_unsent(stream: &TcpStream, bytes: u32) {
+    let _ = SockRef::from(stream).set_tcp_notsent_lowat(bytes);
 }
 
 /// What a client sends.
@@ -191,7 +191,7 @@ impl<'c> Outbound<'c> {
     /// Much is sent on this connection.
     pub fn keep_little_unsent(&mut self) {
         if !std::mem::replace(&mut self.keeps_little, true) {
-            keep_little_unsent(self.writer.tcp());
+            keep_little_unsent(self.writer.tcp(), UNSENT_BYTES);
         }
     }
 

@@ -13,7 +13,6 @@ use tokio::net::tcp::WriteHalf;
 use super::answer::Answer;
 use super::body::{Decoder, Framing, write_chunk};
 use super::buffer::Output;
-use super::download::LARGE_BYTES;
 use super::head::malformed;
 use super::inbound::{Inbound, NoBytes, keep_little_unsent};
 use super::limits::{Limits, Reservation};
@@ -22,6 +21,12 @@ use super::stream::send_now;
 
 /// Between two looks at a client whose upstream takes nothing.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// A body beyond this is not to fill the kernel's buffers where its upstream is slow.
+const LARGE_BYTES: u64 = 128 * 1024;
+/// Bytes of a body that the kernel keeps beyond those that are on their way. More than of an answer: on a machine that is
+/// busy each piece waits for its turn at every hop, and a megabyte that goes in small pieces waits for minutes.
+pub(super) const UNSENT_BYTES: u32 = 256 * 1024;
 
 /// A request's body, over all attempts.
 pub(super) struct Body {
@@ -225,7 +230,7 @@ async fn stream(
         }
         if !large && body.received > LARGE_BYTES {
             large = true;
-            keep_little_unsent(writer.as_ref());
+            keep_little_unsent(writer.as_ref(), UNSENT_BYTES);
         }
         progress.waits_for_client.set(true);
         read_more(inbound, limits).await?;
