@@ -23,7 +23,7 @@ use super::stream::{Reader, Stream, Writer};
 /// A peer that takes less in all the time it has has stopped reading, or wants to hold what it has.
 const LEAST_TAKEN: u64 = 1024;
 /// Bytes of an answer that the kernel keeps beyond those that are on their way. Of many clients each may read slowly.
-const UNSENT_BYTES: u32 = 64 * 1024;
+const UNSENT_BYTES: u32 = 32 * 1024;
 /// Asks for the bytes that wait in a connection's send buffer.
 const SIOCOUTQ: ioctl::Opcode = 0x5411;
 

@@ -24,8 +24,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// A body beyond this is not to fill the kernel's buffers where its upstream is slow.
 const LARGE_BYTES: u64 = 128 * 1024;
-/// Bytes of a body that the kernel keeps beyond those that are on their way. More than of an answer: on a machine that is
-/// busy each piece waits for its turn at every hop, and a megabyte that goes in small pieces waits for minutes.
+/// Bytes of a body that the kernel keeps beyond those that are on their way. More than of an answer, since few send so much at
+/// once, and on a busy machine each piece waits for its turn at every hop.
 pub(super) const UNSENT_BYTES: u32 = 256 * 1024;
 
 /// A request's body, over all attempts.
